@@ -1,0 +1,219 @@
+"""`coach STAGE [--config FILE] [--set section.key=value]... [--workspace DIR]`.
+
+The stage table below is the pipeline. Every command loads the config and calls one module's `run(config, workspace)`;
+this file alone prints results (one JSON line on stdout), catches errors and knows exit codes. Nothing heavy is
+imported before a command needs it.
+"""
+
+import errno
+import importlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coach_mlx.errors import CoachError, ConfigError, GateFailed
+
+STAGES = (
+    ("dataset", "dataset", "Conversations become training data and a holdout."),
+    ("import", "importer", "The base model becomes an MLX folder under models/base/."),
+    ("train", "trainer", "LoRA on the quantized base, with the loss on the coach's words."),
+    ("fuse", "fuse", "The adapter is put into the weights."),
+    ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
+    ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
+)
+MODULES = {name: module for name, module, _ in STAGES}
+
+app = typer.Typer(
+    name="coach",
+    help="Make a private self-care coach on your own machine, and keep it honest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file; default: config/coach.yaml.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override section.key=value; may be repeated.")]
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where output/, adapters/, models/ and reports/ lie.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run although it is complete; an earlier training is set aside.")]
+MaskOption = Annotated[bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")]
+
+
+def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple[Any, Any]:
+    from coach_mlx.config import load_config
+    from coach_mlx.workspace import PROJECT, Workspace
+
+    path = config
+    if path is None:
+        path = next((file for file in (root / "config/coach.yaml", PROJECT / "config/coach.yaml") if file.is_file()), None)
+    elif not path.is_file() and (PROJECT / path).is_file():
+        path = PROJECT / path
+    loaded = load_config(path, overrides or ())
+    return loaded, Workspace(root, loaded)
+
+
+def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> dict[str, Any]:
+    """Run a stage unless it is complete; its result. Raises: GateFailed where the result says no, old or new."""
+    from coach_mlx import console
+
+    module = importlib.import_module(f"coach_mlx.{MODULES[stage]}")
+    manifest = None if force else workspace.complete(stage, module.plan(config, workspace))
+    if manifest:
+        console.say(f"{stage}: already complete")
+    else:
+        console.say(f"{stage}: started")
+        if force and hasattr(module, "set_aside"):
+            module.set_aside(config, workspace)
+        started = time.monotonic()
+        result = module.run(config, workspace)
+        seconds = time.monotonic() - started
+        manifest = workspace.record(stage, module.plan(config, workspace), config.seed, seconds, result)
+        console.say(f"{stage}: done in {console.duration(seconds)}")
+    return dict(manifest.result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def _gate(results: dict[str, dict[str, Any]]) -> None:
+    for stage, result in results.items():
+        if result.get("passed") is False:
+            raise GateFailed(f"{result['verdict']}: {result['reason']}. The report: {result['report']}")
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(
+        config: ConfigOption = None,
+        set_: SetOption = None,
+        workspace: WorkspaceOption = Path(),
+        force: ForceOption = False,
+    ) -> None:
+        loaded, place = _open(config, set_, workspace)
+        with place.lock():
+            result = _execute(stage, loaded, place, force)
+        _print({"stage": stage, **result})
+        _gate({stage: result})
+
+    return command
+
+
+for _name, _, _help in STAGES:
+    if _name != "train":
+        app.command(_name, help=_help)(_stage_command(_name))
+
+
+@app.command("train", help=STAGES[2][2])
+def train(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    force: ForceOption = False,
+    show_mask: MaskOption = False,
+) -> None:
+    if not show_mask:
+        _stage_command("train")(config, set_, workspace, force)
+        return
+    from coach_mlx import trainer
+
+    _print(trainer.show_mask(*_open(config, set_, workspace)))
+
+
+@app.command("run", help="Walk the pipeline from the first stage that is not complete.")
+def run(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+    from coach_mlx import console
+
+    loaded, place = _open(config, set_, workspace)
+    results = {}
+    with place.lock():
+        for stage, _, _ in STAGES:
+            results[stage] = _execute(stage, loaded, place)
+            if stage == "import":
+                _preflight(loaded, place)
+    _print({"stage": "run", **results["evaluate"]})
+    console.say(f"Report: {results['evaluate']['report']}")
+    console.say(f"Talk to it: coach chat{f' --config {config}' if config else ''}")
+    _gate(results)
+
+
+def _preflight(config: Any, workspace: Any) -> None:
+    """Let the later stages refuse now what they would refuse after the training."""
+    for _, module, _ in STAGES:
+        found = importlib.import_module(f"coach_mlx.{module}")
+        if hasattr(found, "preflight"):
+            found.preflight(config, workspace)
+
+
+@app.command("chat", help="Talk to the coach, here and in private.")
+def chat(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+    from coach_mlx import chat as module
+
+    module.run(*_open(config, set_, workspace))
+
+
+@app.command("config", help="Print every setting in force, as YAML.")
+def config(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+    from coach_mlx.config import to_yaml
+
+    sys.stdout.write(to_yaml(_open(config, set_, workspace)[0]))
+
+
+@app.command("doctor", help="Say what is there, and what to type for what is not.")
+def doctor(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+    from coach_mlx import doctor as module
+
+    _print(module.run(*_open(config, set_, workspace)))
+
+
+DISK_ERRORS = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "Your disk quota is used up",
+    errno.EFBIG: "The file would be larger than this disk allows",
+    errno.EROFS: "The disk is read-only",
+    errno.EACCES: "No permission",
+    errno.EPERM: "No permission",
+    errno.ENOTDIR: "A file stands where a folder must be",
+    errno.EEXIST: "A file stands where a folder must be",
+}
+
+
+def main() -> None:
+    """Run the command line; every way out has its exit code."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, standalone_mode=False, prog_name="coach") or 0)
+    except CoachError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("Interrupted. What is complete is kept; the same command goes on.", 130)
+    except typer.Abort:
+        return 130
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            traceback.print_exc()
+            return 1
+        place = f" at {error.filename}" if error.filename else ""
+        return _say(f"{DISK_ERRORS[error.errno]}{place}. Mend that, or use --workspace DIR on another disk.", 5)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own: an unknown command or option
+            return _say(f"{error.format_message()}\nTry: coach --help", ConfigError.exit_code)
+        traceback.print_exc()
+        return 1
+
+
+def _say(text: str, code: int) -> int:
+    sys.stderr.write(text + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

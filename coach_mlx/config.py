@@ -1,0 +1,242 @@
+"""Every default, once: one frozen section a stage, printed by `coach config`.
+
+Reads one YAML file and the `--set section.key=value` pairs; writes nothing. Defaults < file < `--set`. All wrong
+keys and values are collected and raised together as a `ConfigError` that names the nearest known key.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from coach_mlx.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BaseSection(Section):
+    """The model that is fine-tuned."""
+
+    model: str = "mlx-community/Qwen2.5-7B-Instruct-4bit"
+    """`smollm2` (comes with the install), a folder with an MLX or Hugging Face model, a .gguf file, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    license: str = "Apache License 2.0"
+    """The base model's licence, as the Modelfile states it."""
+    bits: Literal[4, 8] = 4
+    """Weights that are not quantized yet are quantized to this on import."""
+    group_size: Literal[32, 64, 128] = 64
+    """Weights that share one scale."""
+
+
+class DatasetSection(Section):
+    """What is trained on and what is held out."""
+
+    conversations: str = "output/conversations.jsonl"
+    """JSONL, one {"messages": [...]} a line, with its scenario card where there is one."""
+    system_prompt: str = "config/system-prompt.md"
+    """Put first in every conversation, in training and when served."""
+    holdout_fraction: float = Field(default=0.10, gt=0, lt=1)
+    """Never trained on; stratified by topic and difficulty."""
+    min_holdout: int = Field(default=6, ge=2)
+    """At least so many conversations are held out."""
+
+
+class TrainSection(Section):
+    """LoRA on the quantized base."""
+
+    epochs: float = Field(default=2.0, gt=0)
+    """Passes over the training conversations."""
+    steps: int | None = Field(default=None, ge=1)
+    """Overrides epochs."""
+    batch_size: int = Field(default=1, ge=1)
+    """Conversations a step."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak; it falls along a cosine to a tenth."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises to its peak."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of the adapter's weights, apart from the gradient (AdamW)."""
+    rank: int = Field(default=16, ge=1)
+    """Width of the adapter."""
+    scale: float = Field(default=2.0, gt=0)
+    """Factor on the adapter's output (alpha / rank elsewhere)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """On the adapter's input."""
+    layers: int = Field(default=16, ge=-1)
+    """Adapt so many blocks, counted from the last; -1 for all."""
+    max_seq_length: int = Field(default=4096, ge=64)
+    """Tokens. A longer conversation is split between turns, never cut."""
+    context_turns: int = Field(default=2, ge=0)
+    """Turns repeated, without loss, before the first turn of a later part."""
+    grad_checkpoint: bool = True
+    """Recompute each block in the backward pass: less memory, a little slower."""
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the training conversations kept for the validation loss (not the holdout)."""
+    report_every: int = Field(default=10, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: int = Field(default=100, ge=1)
+    """Steps between two validation losses."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between two points a killed run resumes from."""
+
+
+class FuseSection(Section):
+    """The adapter put into the weights."""
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Of the fused weights."""
+
+
+class ExportSection(Section):
+    """From weights to the file Ollama serves."""
+
+    quantization: Literal["q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16"] = "q4_k_m"
+    """llama.cpp's name for it."""
+
+
+class ServeSection(Section):
+    """How the coach answers: in the Modelfile, in `coach chat` and in the comparison."""
+
+    num_ctx: int = Field(default=16384, ge=256)
+    """Tokens of memory in a conversation; 30 turns need about 14,000."""
+    max_reply_tokens: int = Field(default=320, ge=1)
+    """Longest reply."""
+    temperature: float = Field(default=0.7, ge=0)
+    """0 always picks the likeliest token."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    """Choose among the likeliest tokens that hold this probability together."""
+    repeat_penalty: float = Field(default=1.05, gt=0)
+    """Above 1 makes repeated words less likely."""
+
+
+class EvaluateSection(Section):
+    """Base against tuned, on the conversations held out."""
+
+    p_value: float = Field(default=0.05, gt=0, lt=1)
+    """A difference counts when its paired t-test is below this."""
+    resamples: int = Field(default=10_000, ge=100)
+    """Bootstrap resamples."""
+    max_seq_length: int = Field(default=8192, ge=64)
+    """Tokens scored at once; a longer conversation is scored in parts, the same ones for every model."""
+    context_turns: int = Field(default=2, ge=0)
+    """Turns repeated, unscored, before the first turn of a later part."""
+    replies: int = Field(default=3, ge=0)
+    """Held-out conversations answered side by side by every arm."""
+    reply_turn: int = Field(default=3, ge=1)
+    """The user turn that is answered; the turns before it are given."""
+    reply_tokens: int = Field(default=80, ge=1)
+    """Longest reply in the comparison."""
+
+
+class Config(Section):
+    """Everything in force."""
+
+    name: str = Field(default="coach", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)
+    """Names the adapter, the model and, unless it is coach, the folders under output/ and reports/."""
+    seed: int = Field(default=7, ge=0)
+    """Every draw comes from this."""
+    base: BaseSection = BaseSection()
+    dataset: DatasetSection = DatasetSection()
+    train: TrainSection = TrainSection()
+    fuse: FuseSection = FuseSection()
+    export: ExportSection = ExportSection()
+    serve: ServeSection = ServeSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("name")
+    @classmethod
+    def _leaves_room_for_bases(cls, name: str) -> str:
+        if name == "base":
+            raise ValueError("models/base/ holds the base models; choose another name")
+        return name
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Raises: ConfigError for a file that is not there, YAML that does not parse, and every wrong key or value."""
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_explain(problem)}" for problem in error.errors()]
+        where = f" in {path}" if path else ""
+        heading = f"{len(lines)} wrong setting{'s' if len(lines) > 1 else ''}{where}:"
+        raise ConfigError("\n".join([heading, *lines, "`coach config` prints every key."])) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The config as a YAML file, each key under its explanation."""
+    return "\n".join(_yaml_lines(config)) + "\n"
+
+
+def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            yield ""
+            yield f"# {type(value).__doc__}"
+            yield f"{key}:"
+            yield from _yaml_lines(value, indent + "  ")
+            continue
+        scalar = yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+        yield f"{indent}# {field.description}"
+        yield f"{indent}{key}: {scalar}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {path}. Try --config config/coach.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold `key: value` pairs, not a {type(values).__name__}.")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value`; the value is read as YAML, so `2`, `true` and `null` mean what they look like."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override!r} is not of the form section.key=value, such as train.rank=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for key in keys[:-1]:
+        below = values.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
+        values = below
+    values[keys[-1]] = value
+
+
+def _explain(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"]]
+    dotted = ".".join(place)
+    if problem["type"] != "extra_forbidden":
+        return f"{dotted}: {problem['msg'].lower()}, got {problem['input']!r}"
+    known = sorted(_known_keys())
+    nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    nearest = nearest or [key for key in known if key.split(".")[-1] == place[-1]][:1]
+    nearest = nearest or difflib.get_close_matches(place[-1], [key.split(".")[-1] for key in known], n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{dotted}: no such key{hint}"
+
+
+def _known_keys() -> Iterator[str]:
+    for key, field in Config.model_fields.items():
+        yield key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from (f"{key}.{inner}" for inner in field.annotation.model_fields)

@@ -1,0 +1,37 @@
+"""What a person can fix, and the exit code a script sees.
+
+    CoachError          1   never raised itself; anything else that escapes is a bug
+     ├── ConfigError    2   a key, a value or an option is wrong
+     ├── DataError      3   input is missing, malformed or too small
+     ├── BackendError   4   a model or a server did not answer after its retries
+     ├── ToolError      5   something the machine lacks: a file, a library, disk space
+     └── GateFailed    10   it ran, and the answer is no
+
+A message says what is wrong, where, and what to type next.
+"""
+
+
+class CoachError(Exception):
+    """The root, so that the command line can catch every error it may explain."""
+
+    exit_code = 1
+
+
+class ConfigError(CoachError):
+    exit_code = 2
+
+
+class DataError(CoachError):
+    exit_code = 3
+
+
+class BackendError(CoachError):
+    exit_code = 4
+
+
+class ToolError(CoachError):
+    exit_code = 5
+
+
+class GateFailed(CoachError):
+    exit_code = 10

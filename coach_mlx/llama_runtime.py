@@ -1,0 +1,157 @@
+"""llama.cpp as this machine has it: GGUF files opened whole or refused, read, scored and quantized.
+
+The library's own messages are collected instead of printed; the last ones go into the error that needs them.
+A long C call runs in a thread, so that Ctrl-C is answered at once.
+"""
+
+import codecs
+import contextlib
+import ctypes
+import functools
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from coach_mlx.errors import DataError, ToolError
+
+_messages: deque[str] = deque(maxlen=40)
+FILE_TYPES = {"q4_k_m": "Q4_K_M", "q5_k_m": "Q5_K_M", "q6_k": "Q6_K", "q8_0": "Q8_0"}
+BATCH = 512
+
+
+@functools.cache
+def library() -> Any:
+    """The module `llama_cpp`, silenced."""
+    import llama_cpp
+
+    @llama_cpp.llama_log_callback
+    def collect(level: int, text: bytes, _: Any) -> None:
+        if level in (3, 4):
+            _messages.append(text.decode("utf-8", "replace").strip())
+
+    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
+    llama_cpp.coach_mlx_log = collect  # the C side keeps a pointer to it: it must live as long as the module
+    return llama_cpp
+
+
+def open_gguf(path: Path, num_ctx: int, vocabulary_only: bool = False) -> Any:
+    """A `llama_cpp.Llama` with `num_ctx` tokens of context, on the GPU where there is one.
+
+    Raises: ToolError where there is no such file, DataError where llama.cpp refuses it (cut short, not GGUF).
+    """
+    if not path.is_file():
+        raise ToolError(f"There is no {path}. Make it with: coach export")
+    llama_cpp = library()
+    _messages.clear()
+    threads = os.cpu_count() if sys.platform == "linux" else None
+    options: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    if not vocabulary_only:
+        options |= {"n_ctx": num_ctx, "n_batch": BATCH, "n_gpu_layers": -1}
+    try:
+        return llama_cpp.Llama(str(path), vocab_only=vocabulary_only, **options)
+    except ValueError:
+        reason = next((text for text in _messages if "error" in text or "invalid" in text), "")
+        why = f" ({reason})" if reason else ""
+        raise DataError(f"llama.cpp refuses {path}: it is cut short or not a GGUF file{why}.") from None
+
+
+def require_whole_gguf(path: Path) -> None:
+    """Open the header and the vocabulary; llama.cpp checks that every tensor lies inside the file."""
+    open_gguf(path, num_ctx=0, vocabulary_only=True).close()
+
+
+def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Any:
+    """Negative log-likelihood of each target token given all tokens before it.
+
+    Shapes: token_ids and is_target (T,) -> float64 array (number of targets,). The first token has nothing
+    before it and is never a target.
+    Units: nats.
+    """
+    import numpy as np
+
+    if len(token_ids) > llama.n_ctx():
+        raise DataError(f"{len(token_ids)} tokens do not fit into a context of {llama.n_ctx()}.")
+    llama_cpp, context, vocabulary = library(), llama.ctx, llama.n_vocab()
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+    batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+    losses: list[float] = []
+    try:
+        for start in range(0, len(token_ids), BATCH):
+            chunk = range(start, min(start + BATCH, len(token_ids)))
+            wanted = [place + 1 < len(token_ids) and is_target[place + 1] for place in chunk]
+            _fill(batch, [token_ids[place] for place in chunk], start, wanted)
+            if llama_cpp.llama_decode(context, batch):
+                raise DataError("llama.cpp could not decode a conversation.")
+            for row, place in enumerate(chunk):
+                if wanted[row]:
+                    pointer = llama_cpp.llama_get_logits_ith(context, row)
+                    logits = np.ctypeslib.as_array(pointer, shape=(vocabulary,)).astype(np.float64)  # (V,)
+                    top = logits.max()
+                    total = top + np.log(np.exp(logits - top).sum())
+                    losses.append(float(total - logits[token_ids[place + 1]]))
+    finally:
+        llama_cpp.llama_batch_free(batch)
+        llama.reset()
+    return np.asarray(losses)
+
+
+def _fill(batch: Any, token_ids: Sequence[int], first: int, wanted: Sequence[bool]) -> None:
+    batch.n_tokens = len(token_ids)
+    for row, token in enumerate(token_ids):
+        batch.token[row] = token
+        batch.pos[row] = first + row
+        batch.n_seq_id[row] = 1
+        batch.seq_id[row][0] = 0
+        batch.logits[row] = wanted[row]
+
+
+def stream_reply(
+    llama: Any,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    repeat_penalty: float = 1.0,
+) -> Iterator[str]:
+    """Pieces of text until the model ends its turn or `max_tokens` are spent; the shared prefix is not read again."""
+    vocabulary = library().llama_model_get_vocab(llama.model)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    tokens = llama.generate(
+        prompt_ids, temp=temperature, top_p=top_p, top_k=0, min_p=0.0, repeat_penalty=repeat_penalty
+    )
+    with contextlib.closing(tokens):
+        for count, token in enumerate(tokens, start=1):
+            if library().llama_vocab_is_eog(vocabulary, token):
+                return
+            yield decoder.decode(llama.detokenize([token]))
+            if count >= max_tokens:
+                return
+
+
+def quantize(source: Path, target: Path, quantization: str) -> None:
+    """llama.cpp's own quantizer, from an F16 file. Raises: ToolError where it fails (a full disk)."""
+    llama_cpp = library()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{FILE_TYPES[quantization]}")
+    _messages.clear()
+    code = _in_thread(
+        lambda: llama_cpp.llama_model_quantize(
+            str(source).encode(), str(target).encode(), ctypes.byref(params)
+        )
+    )
+    if code:
+        said = " ".join(_messages) or "no reason given"
+        raise ToolError(f"llama.cpp could not write {target}: {said}. Is the disk full?")
+
+
+def _in_thread(call: Callable[[], int]) -> int:
+    codes: list[int] = []
+    worker = threading.Thread(target=lambda: codes.append(call()), daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(0.1)
+    return codes[0] if codes else 1

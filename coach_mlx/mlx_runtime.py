@@ -1,0 +1,204 @@
+"""MLX as this machine has it: device, BLAS, and models opened whole or refused.
+
+Call `prepare()` before the first `import mlx`. On Linux it loads OpenBLAS into the global symbol scope, because
+MLX's CPU wheel brings the reference BLAS (some thirty times slower); see docs/pitfalls.md.
+
+A CPU gains from nothing but float32 matmuls, so there `open_model` dequantizes the frozen weights to float32 once:
+the same numbers as the quantized weights, at ten to twenty times the speed. On a GPU they stay quantized.
+"""
+
+import ctypes
+import functools
+import json
+import os
+import platform
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from coach_mlx.chat_format import Encoded
+from coach_mlx.errors import DataError, ToolError
+
+OPENBLAS = "libopenblas.so.0"
+OPENBLAS_HINT = "sudo apt-get install libopenblas0-pthread"
+QUIET = {
+    # Everything after the download of a base model works on local files: no hub, no telemetry, no adverts.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class LoadedModel(NamedTuple):
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+
+
+@functools.cache
+def prepare() -> bool:
+    """Close the hub and load a fast BLAS; false where this Linux has none."""
+    os.environ.update(QUIET)
+    if sys.platform != "linux":
+        return True
+    try:
+        ctypes.CDLL(OPENBLAS, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
+
+
+def device() -> str:
+    """`metal`, `cuda` or `cpu`: where MLX computes."""
+    prepare()
+    import mlx.core as mx
+
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def machine() -> str:
+    """The machine in words, for the label of every number measured on it."""
+    chip = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        chip = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), chip)
+    elif sys.platform == "darwin":
+        chip = _sysctl("machdep.cpu.brand_string") or chip
+    return f"{chip}, {os.cpu_count()} cores, {memory_bytes() / 1e9:.0f} GB, MLX on {device()}"
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _sysctl(name: str) -> str:
+    library = ctypes.CDLL(None)
+    size = ctypes.c_size_t(256)
+    buffer = ctypes.create_string_buffer(size.value)
+    failed = library.sysctlbyname(name.encode(), buffer, ctypes.byref(size), None, ctypes.c_size_t(0))
+    return "" if failed else buffer.value.decode()
+
+
+def open_model(folder: Path, adapter: Path | None = None) -> LoadedModel:
+    """Weights, tokenizer and config of an MLX folder, with a LoRA adapter where one is given.
+
+    Raises: ToolError where something is missing, DataError where a file is cut short or does not fit.
+    """
+    prepare()
+    require_whole_model(folder)
+    if adapter is not None:
+        require_whole_safetensors(adapter / "adapters.safetensors")
+    from mlx_lm import utils
+
+    try:
+        model, config = utils.load_model(folder, lazy=True)
+    except ValueError as error:
+        raise DataError(f"MLX cannot open the model in {folder}: {error}") from None
+    if device() == "cpu":
+        dequantize(model)
+    if adapter is not None:
+        try:
+            utils.load_adapters(model, str(adapter))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"The adapter {adapter} does not fit {folder}: {error}") from None
+    model.eval()
+    return LoadedModel(model, open_tokenizer(folder, config.get("eos_token_id")), config)
+
+
+def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:
+    """mlx-lm's tokenizer of a model folder. Raises: DataError where it has no chat template."""
+    prepare()
+    from mlx_lm import utils
+
+    if not (folder / "tokenizer.json").is_file():
+        raise ToolError(f"{folder} has no tokenizer.json. Import the base model again: coach import --force")
+    tokenizer = utils.load_tokenizer(folder, eos_token_ids=eos_token_ids)
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"The tokenizer in {folder} has no chat template, so nobody can say how a conversation looks to this "
+            "model. Choose an instruction-tuned base: --set base.model=NAME"
+        )
+    return tokenizer
+
+
+def dequantize(model: Any) -> None:
+    """Replace every quantized layer by a float32 one that holds the same numbers."""
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model
+
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+
+
+def target_losses(model: Any, batch: Sequence[Encoded]) -> Any:
+    """Negative log-likelihood of each target, in nats, row after row; the output head sees the K targets only.
+
+    Shapes: B conversations of up to T tokens -> (K,). Position t predicts token t + 1, so the first token of a
+    conversation cannot be a target.
+    """
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    width = max(len(part.token_ids) for part in batch)
+    inputs = mx.array([part.token_ids + [0] * (width - len(part.token_ids)) for part in batch])  # (B, T)
+    hidden = model.model(inputs[:, :-1])  # (B, T - 1, hidden)
+    places, wanted = [], []
+    for row, (token_ids, is_target) in enumerate(batch):
+        for place in range(1, len(token_ids)):
+            if is_target[place]:
+                places.append(row * (width - 1) + place - 1)
+                wanted.append(token_ids[place])
+    chosen = hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]  # (K, hidden)
+    head = model.lm_head if "lm_head" in model else model.model.embed_tokens.as_linear
+    return nn.losses.cross_entropy(head(chosen).astype(mx.float32), mx.array(wanted))  # (K,)
+
+
+def stream_reply(model: Any, tokenizer: Any, prompt_ids: Sequence[int], max_tokens: int) -> Iterator[str]:
+    """The likeliest reply, piece by piece, until the model ends its turn or `max_tokens` are spent."""
+    from mlx_lm.generate import stream_generate
+
+    for piece in stream_generate(model, tokenizer, list(prompt_ids), max_tokens=max_tokens):
+        yield piece.text
+
+
+def require_whole_model(folder: Path) -> None:
+    """Raises: ToolError where the folder holds no model, DataError where a weight file is cut short."""
+    if not (folder / "config.json").is_file():
+        raise ToolError(f"There is no model in {folder}.")
+    shards = sorted(folder.glob("model*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        shards = sorted(named | set(shards))
+    if not shards:
+        raise ToolError(f"There are no weights (model*.safetensors) in {folder}.")
+    for shard in shards:
+        require_whole_safetensors(shard)
+
+
+def require_whole_safetensors(path: Path) -> None:
+    """Check the length against the header: 8 bytes of header size, the JSON header, then the tensors."""
+    if not path.is_file():
+        raise ToolError(f"There is no {path}.")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as handle:
+            (header_size,) = struct.unpack("<Q", handle.read(8))
+            header = json.loads(handle.read(min(header_size, size)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + header_size + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} is not a whole safetensors file: its header cannot be read.") from None
+    if size != expected:
+        raise DataError(
+            f"{path} is not whole: it has {size:,} bytes, its header promises {expected:,}. Delete it and make it again."
+        )

@@ -1,0 +1,152 @@
+"""The records that cross between stages: frozen, and closed to keys they do not know.
+
+Reads and writes nothing. `Conversation.id` is a hash of the words alone, so the same conversation has the
+same id in every file and on every machine. A turn is one user message and the assistant message after it.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+TOPICS = (
+    "anxiety",
+    "relationships",
+    "life_transitions",
+    "self_worth",
+    "emotional_regulation",
+    "edge_cases",
+)
+
+Framework = Literal[
+    "cbt",
+    "dbt",
+    "act",
+    "motivational_interviewing",
+    "solution_focused",
+    "person_centered",
+    "positive_psychology",
+    "compassion_focused",
+    "behavioral_activation",
+]
+
+
+class Record(BaseModel):
+    """One line of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+    @field_validator("content")
+    @classmethod
+    def _has_words(cls, content: str) -> str:
+        """Surrounding white space is dropped: templates trim it, and the loss must see what is served."""
+        if not content.strip():
+            raise ValueError("content is empty")
+        return content.strip()
+
+
+class Persona(Record):
+    """Who the person of a scenario is, and what they do not say at first."""
+
+    age_band: Literal["26-35", "36-45", "46-55", "56-65", "66+"]
+    circumstances: str
+    voice: str
+    resistance: str
+    withheld: str
+
+
+class Scenario(Record):
+    """The card a conversation was written from."""
+
+    topic: Literal[
+        "anxiety", "relationships", "life_transitions", "self_worth", "emotional_regulation", "edge_cases"
+    ]
+    subtopic: str
+    style: Literal["terse", "conversational", "detailed", "emotional", "analytical"]
+    difficulty: Literal["easy", "medium", "hard"]
+    length: Literal["medium", "extended"]
+    turns: int
+    frameworks: tuple[Framework, ...]
+    persona: Persona
+    risk: Literal["none", "implicit", "explicit"] = "none"
+
+
+class Conversation(Record):
+    """An optional system message, then user and assistant in turn, ending with the assistant.
+
+    `scenario` is absent where nobody wrote a card (a person's own data); it never reaches a training line.
+    """
+
+    messages: tuple[Message, ...]
+    scenario: Scenario | None = None
+
+    @model_validator(mode="after")
+    def _alternates(self) -> "Conversation":
+        spoken = self.messages[1:] if self.messages and self.messages[0].role == "system" else self.messages
+        for number, message in enumerate(spoken):
+            expected = "user" if number % 2 == 0 else "assistant"
+            if message.role != expected:
+                place = number + 1 + len(self.messages) - len(spoken)
+                raise ValueError(f"message {place} has role {message.role!r}, expected {expected!r}")
+        if not spoken:
+            raise ValueError("there is no user message")
+        if len(spoken) % 2:
+            raise ValueError("the last message must be the assistant's")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of the spoken words; the system prompt is not part of it."""
+        spoken = [(message.role, message.content) for message in self.messages if message.role != "system"]
+        return content_hash(spoken)[:12]
+
+    @property
+    def turns(self) -> int:
+        return sum(message.role == "user" for message in self.messages)
+
+    def with_system(self, prompt: str) -> "Conversation":
+        """The same conversation under another system prompt."""
+        spoken = tuple(message for message in self.messages if message.role != "system")
+        return self.model_copy(update={"messages": (Message(role="system", content=prompt), *spoken)})
+
+    def training_line(self) -> str:
+        """The training file's line: `{"messages": [...]}` and nothing else."""
+        return json.dumps({"messages": self.chat()}, ensure_ascii=False)
+
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as chat templates take them."""
+        return [{"role": message.role, "content": message.content} for message in self.messages]
+
+
+class LossRecord(Record):
+    """How likely one model finds the coach's words of one held-out conversation."""
+
+    kind: Literal["loss"] = "loss"
+    arm: str
+    digest: str
+    conversation: str
+    mean_loss: float
+    targets: int
+
+
+class ReplyRecord(Record):
+    """What one model answers to one held-out user turn."""
+
+    kind: Literal["reply"] = "reply"
+    arm: str
+    digest: str
+    conversation: str
+    said: str
+    reply: str
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hex."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

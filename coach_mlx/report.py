@@ -1,0 +1,196 @@
+"""What a person reads at the end: the loss curve, and base against tuned as Markdown, HTML and JSON.
+
+Reads nothing; writes loss.png and comparison_report.*. The HTML page carries its plots and its style inside itself
+and asks for nothing over the network.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coach_mlx.workspace import write_whole
+
+LIMITS = (
+    "This compares how likely each model finds a coach's words in conversations written for this project. It says "
+    "nothing yet about whether the replies are good or safe, and nothing about whether they help people."
+)
+
+
+def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
+    figure = _loss_figure(metrics)
+    beside = path.with_name("partial." + path.name)
+    figure.savefig(beside, dpi=150)
+    beside.replace(path)
+
+
+def write_comparison(result: dict[str, Any], metrics: Sequence[dict[str, Any]], folder: Path) -> None:
+    """comparison_report.json, .md and .html, the same facts three times."""
+    write_whole(folder / "comparison_report.md", _markdown(result))
+    write_whole(folder / "comparison_report.html", _html(result, metrics))
+    write_whole(folder / "comparison_report.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _figure() -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7, 3.5), layout="constrained")
+
+
+def _loss_figure(metrics: Sequence[dict[str, Any]]) -> Any:
+    figure = _figure()
+    axes = figure.subplots()
+    for key, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o-")):
+        points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.set(xlabel="step", ylabel="nats a token", title="Loss on the coach's words")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _difference_figure(result: dict[str, Any]) -> Any:
+    figure = _figure()
+    axes = figure.subplots()
+    conversations = result["conversations"]
+    for offset, (arm, color) in enumerate((("adapter", "tab:blue"), ("gguf", "tab:green"))):
+        values = [one[arm] - one["base"] for one in conversations]
+        places = [number + (offset - 0.5) * 0.15 for number in range(len(values))]
+        axes.scatter(values, places, color=color, label=f"{arm} - base")
+        axes.axvline(sum(values) / len(values), color=color, linestyle=":", linewidth=1)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(conversations)), [one["conversation"] for one in conversations])
+    axes.set(xlabel="difference in nats a token (left of 0: better than the base)", title="Each held-out conversation")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "coach"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    if value is None:
+        return "—"
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _comparison_rows(result: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for label, found in result["comparisons"].items():
+        interval = f"{_number(found['low'], sign=True)} to {_number(found['high'], sign=True)}"
+        p = "—" if found["p"] is None else f"{found['p']:.2g}"
+        means = [_number(found["mean_before"]), _number(found["mean_after"])]
+        rows.append([label, *means, _number(found["mean_difference"], sign=True), interval, _number(found["t"], 2), p])
+    return rows
+
+
+COMPARISON_HEAD = ["compared", "before", "after", "difference", "95 % interval", "t", "p"]
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    lines = [
+        f"# {result['name']}: base against tuned",
+        "",
+        f"**{result['verdict']}**: {result['reason']}.",
+        "",
+        LIMITS,
+        "",
+        f"Negative log-likelihood of the coach's words, nats a token, mean over {len(result['conversations'])} "
+        f"held-out conversations; paired t-test, bootstrap interval. Measured on: {result['machine']}.",
+        "",
+        *_table(COMPARISON_HEAD, _comparison_rows(result)),
+        "",
+        "## Each conversation",
+        "",
+        *_table(
+            ["conversation", "turns", "tokens", *result["arms"]],
+            [
+                [one["conversation"], str(one["turns"]), str(one["targets"]), *(_number(one[arm]) for arm in result["arms"])]
+                for one in result["conversations"]
+            ],
+        ),
+        "",
+        "## Replies side by side",
+    ]
+    for reply in result["replies"]:
+        lines += ["", f"> {_one_line(reply['said'])}", ""]
+        lines += [f"- **{arm}**: {_one_line(reply[arm])}" for arm in result["arms"]]
+    lines += ["", "## The models compared", ""]
+    lines += [f"- {arm}: {fact['meaning']} (`{fact['sha256'][:12]}`)" for arm, fact in result["arms"].items()]
+    lines += ["", "## From conversations to the served file", ""]
+    lines += [f"- {_lineage_line(step)}" for step in result["lineage"]]
+    lines += ["", "## Talk to it", "", "```", result["deploy_command"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _lineage_line(step: dict[str, Any]) -> str:
+    read, wrote = (", ".join(f"{path} {digest}" for path, digest in step[side].items()) for side in ("inputs", "outputs"))
+    return f"{step['stage']}: {read or 'nothing on disk'} → {wrote}"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ name }}: base against tuned</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+td, th { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+.verdict { font-size: 1.2rem; padding: .8rem 1rem; border-left: .4rem solid {{ "#2a7" if passed else "#c80" }}; background: #f6f6f4; }
+.said { font-style: italic; } svg { max-width: 100%; height: auto; } code { background: #f2f2f0; padding: .1rem .3rem; }
+</style></head><body>
+<h1>{{ name }}: base against tuned</h1>
+<p class="verdict"><strong>{{ verdict }}</strong>: {{ reason }}.</p>
+<p>{{ limits }}</p>
+<p>Negative log-likelihood of the coach's words, nats a token, mean over {{ conversations|length }} held-out
+conversations; paired t-test, bootstrap interval. Measured on: {{ machine }}.</p>
+<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{{ differences|safe }}
+{{ curve|safe }}
+<h2>Replies side by side</h2>
+{% for reply in replies %}<p class="said">{{ reply.said }}</p>
+<table>{% for arm in arms %}<tr><th>{{ arm }}</th><td>{{ reply[arm] }}</td></tr>{% endfor %}</table>{% endfor %}
+<h2>The models compared</h2>
+<ul>{% for arm, fact in arms.items() %}<li>{{ arm }}: {{ fact.meaning }} (<code>{{ fact.sha256[:12] }}</code>)</li>{% endfor %}</ul>
+<h2>From conversations to the served file</h2>
+<ul>{% for line in steps %}<li>{{ line }}</li>{% endfor %}</ul>
+<h2>Talk to it</h2>
+<p><code>{{ deploy_command }}</code></p>
+</body></html>
+"""
+
+
+def _html(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
+    from jinja2 import Environment
+
+    page = Environment(autoescape=True).from_string(PAGE)
+    return page.render(
+        **result,
+        limits=LIMITS,
+        head=COMPARISON_HEAD,
+        rows=_comparison_rows(result),
+        differences=_svg(_difference_figure(result)),
+        curve=_svg(_loss_figure(metrics)),
+        steps=[_lineage_line(step) for step in result["lineage"]],
+    )
