@@ -1,6 +1,8 @@
-"""Conversations as the batches a step sees: every part once an epoch, grouped by length, each mask read back.
+"""Conversations as the batches a step sees: every part once an epoch, grouped by length, each mask
+read back.
 
-Reads and writes no file. A conversation over the limit becomes several parts, cut between turns; nothing is lost.
+Reads and writes no file. A conversation over the limit becomes several parts, cut between turns;
+nothing is lost.
 """
 
 import functools
@@ -25,7 +27,7 @@ class Batches(NamedTuple):
 def make_batches(
     tokenizer: Any, conversations: Sequence[Conversation], settings: TrainSection, seed: int
 ) -> Batches:
-    """Encode, check every mask, split what is too long, keep some for validation, group by length."""
+    """Encode, read every mask back, split what is too long, set some aside for validation."""
     count = round(settings.validation_fraction * len(conversations))
     if settings.validation_fraction and len(conversations) >= 10:
         count = max(count, 1)
@@ -43,10 +45,14 @@ def make_batches(
     return Batches(training, _group(parts[True], settings.batch_size), split)
 
 
-def _encode_parts(tokenizer: Any, conversation: Conversation, settings: TrainSection) -> list[Encoded]:
+def _encode_parts(
+    tokenizer: Any, conversation: Conversation, settings: TrainSection
+) -> list[Encoded]:
     found = []
     chat = conversation.chat()
-    for messages, context in split_conversation(tokenizer, chat, settings.max_seq_length, settings.context_turns):
+    for messages, context in split_conversation(
+        tokenizer, chat, settings.max_seq_length, settings.context_turns
+    ):
         encoded = encode_conversation(tokenizer, messages, context)
         check_mask(tokenizer, messages, encoded, context)
         found.append(encoded)
@@ -69,7 +75,9 @@ def _require_positions(batches: Batches, model_config: dict[str, Any]) -> None:
 
 
 def batch_at(count: int, step: int, seed: int) -> int:
-    """Which of `count` batches step `step` (from 0) sees: every one once an epoch, in an order drawn from the seed."""
+    """Which of `count` batches step `step` (from 0) sees: every one once an epoch, in an order
+    drawn from the seed.
+    """
     epoch, place = divmod(step, count)
     return _order(count, epoch, seed)[place]
 

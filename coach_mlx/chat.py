@@ -1,8 +1,9 @@
 """`coach chat`: a private talk in the terminal with the file that is served.
 
-Reads: the quantized GGUF, the tokenizer it was made with, and the system prompt. Writes nothing: what is said here
-is gone when the window closes.
-Fails: ToolError where there is no GGUF yet. Ctrl-C stops a reply; at the prompt, Ctrl-C or Ctrl-D ends the talk.
+Reads: the quantized GGUF, the tokenizer it was made with, and the system prompt. Writes nothing:
+what is said here is gone when the window closes.
+Fails: ToolError where there is no GGUF yet. Ctrl-C stops a reply; at the prompt, Ctrl-C or Ctrl-D
+ends the talk.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ from coach_mlx.errors import ToolError
 from coach_mlx.workspace import Workspace, read_system_prompt
 
 WELCOME = """This is a coach for everyday self-care, and it is an AI: it can be wrong.
-It is not a therapist or a doctor, and it is not for a crisis: in danger, call your local emergency number, or find
-people to talk to at findahelpline.com.
+It is not a therapist or a doctor, and not for a crisis: in danger, call your local emergency
+number, or find people to talk to at findahelpline.com.
 Nothing you write leaves this machine, and nothing is saved. Ctrl-D ends the talk."""
 
 
@@ -27,14 +28,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     with console.spinner("Opening the coach"):
         tokenizer = mlx_runtime.open_tokenizer(folder)
         llama = llama_runtime.open_gguf(workspace.gguf, config.serve.num_ctx)
-    system = {"role": "system", "content": read_system_prompt(workspace.find(config.dataset.system_prompt))}
+    system = {
+        "role": "system",
+        "content": read_system_prompt(workspace.find(config.dataset.system_prompt)),
+    }
     console.say(WELCOME)
     messages = [system]
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             said = _ask()
             if said:
-                messages = _answer(config, tokenizer, llama, [*messages, {"role": "user", "content": said}])
+                messages = _answer(
+                    config, tokenizer, llama, [*messages, {"role": "user", "content": said}]
+                )
     console.say("")
     return {"turns": (len(messages) - 1) // 2, "saved": False}
 
@@ -48,8 +54,12 @@ def _ask() -> str:
     return line.strip()
 
 
-def _answer(config: Config, tokenizer: Any, llama: Any, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Stream one reply; the conversation with it, or, where nothing was said, as it was before the question."""
+def _answer(
+    config: Config, tokenizer: Any, llama: Any, messages: list[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Stream one reply; the conversation with it, or, where nothing was said, as it was before the
+    question.
+    """
     serve = config.serve
     messages = fit(tokenizer, messages, llama.n_ctx() - serve.max_reply_tokens)
     pieces: list[str] = []
@@ -70,12 +80,20 @@ def _answer(config: Config, tokenizer: Any, llama: Any, messages: list[dict[str,
 
 
 def fit(tokenizer: Any, messages: list[dict[str, str]], max_tokens: int) -> list[dict[str, str]]:
-    """Set the oldest turns aside, and say so, until the prompt fits; the system prompt and the last words stay."""
+    """Set the oldest turns aside, and say so, until the prompt fits; the system prompt and the last
+    words stay.
+    """
     kept = messages
     while len(kept) > 2 and len(chat_format.encode_prompt(tokenizer, kept)) > max_tokens:
         kept = [kept[0], *kept[3:]]
     if len(kept) < len(messages):
-        console.say(f"(The talk is longer than the coach can hold: the oldest {(len(messages) - len(kept)) // 2} turns are set aside.)")
+        console.say(
+            "(The talk is longer than the coach can hold: the oldest "
+            f"{(len(messages) - len(kept)) // 2} turns are set aside.)"
+        )
     if len(chat_format.encode_prompt(tokenizer, kept)) > max_tokens:
-        raise ToolError("That message alone is longer than the coach can hold. Raise serve.num_ctx, or say it in parts.")
+        raise ToolError(
+            "That message alone is longer than the coach can hold. Raise serve.num_ctx, or say it "
+            "in parts."
+        )
     return kept

@@ -1,8 +1,9 @@
 """One conversation as the tokens a model sees: the prompt, the loss mask, and Ollama's template.
 
-Everything comes from the tokenizer's own chat template. It is rendered with a private mark in the place of each
-message, which tells the template's own text from the people's words. So a marker that somebody *types* is never a
-control token, and the loss lies where it is wanted: on every assistant turn's words and on the token that ends it.
+Everything comes from the tokenizer's own chat template. It is rendered with a private mark in the
+place of each message, which tells the template's own text from the people's words. So a marker that
+somebody *types* is never a control token, and the loss lies where it is wanted: on every assistant
+turn's words and on the token that ends it.
 """
 
 import re
@@ -23,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Text of the rendered conversation: the template's own (`message` is None) or a message's words."""
+    """Rendered text: the template's own (`message` is None) or the words of a message."""
 
     text: str
     message: int | None
@@ -37,9 +38,9 @@ class Part(NamedTuple):
 
 
 def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) -> Encoded:
-    """Targets are each assistant turn's content and its end-of-turn token, from message `context` on.
+    """Targets are the words of each assistant turn from message `context` on, and their end token.
 
-    Raises: DataError where the template hides or changes a message, or does not end the assistant's turn.
+    Raises: DataError where the template changes a message or does not end the assistant's turn.
     """
     pieces = _render(tokenizer, messages)
     targets = {
@@ -56,18 +57,25 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
         is_target.append(message in targets or ends_turn)
         if ends_turn and token not in end_of_turn_ids(tokenizer):
             raise DataError(
-                f"After an assistant turn this chat template writes {tokenizer.decode([token])!r}, which does not "
+                f"After an assistant turn this chat template writes {tokenizer.decode([token])!r}, "
+                "which does not "
                 "end a reply: a model trained on it would never stop. Choose another base model."
             )
         previous = message
     if previous in targets:
-        raise DataError("This chat template writes nothing after an assistant turn: a model could not learn to stop.")
+        raise DataError(
+            "This chat template writes nothing after an assistant turn: a model could not learn to "
+            "stop."
+        )
     return Encoded(token_ids, is_target)
 
 
 def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     """The tokens after which the assistant speaks."""
-    return [token for token, _ in _tokens(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))]
+    return [
+        token
+        for token, _ in _tokens(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
+    ]
 
 
 def end_of_turn_ids(tokenizer: Any) -> set[int]:
@@ -82,8 +90,12 @@ class EndOfTurn(NamedTuple):
 
 
 def end_of_turn(tokenizer: Any) -> EndOfTurn:
-    """The token that this chat template writes after an assistant turn: what training teaches and serving stops at."""
-    encoded = encode_conversation(tokenizer, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}])
+    """The token that this chat template writes after an assistant turn: what training teaches and
+    serving stops at.
+    """
+    encoded = encode_conversation(
+        tokenizer, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    )
     token = [token for token, target in zip(*encoded, strict=True) if target][-1]
     return EndOfTurn(token, tokenizer.decode([token]))
 
@@ -91,7 +103,8 @@ def end_of_turn(tokenizer: Any) -> EndOfTurn:
 def split_conversation(
     tokenizer: Any, messages: Messages, max_tokens: int, context_turns: int
 ) -> list[Part]:
-    """Parts of at most `max_tokens`, cut between turns, each after the system prompt and the turns before the cut.
+    """Parts of at most `max_tokens`, cut between turns, each after the system prompt and the turns
+    before the cut.
 
     Raises: DataError where one turn alone is too long.
     """
@@ -143,19 +156,27 @@ def _render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = Fa
             pieces.append(Piece(messages[marks[text]]["content"], marks[text]))
         elif text:
             pieces.append(Piece(text, None))
-    if "".join(piece.text for piece in pieces) != tokenizer.apply_chat_template(list(messages), **options):
+    if "".join(piece.text for piece in pieces) != tokenizer.apply_chat_template(
+        list(messages), **options
+    ):
         raise DataError(
-            "This model's chat template changes or drops some of the words (a system prompt it does not know, or "
-            "white space at an edge), so training and serving would differ. Choose another base model."
+            "This model's chat template changes or drops some of the words (a system prompt it "
+            "does not know, or "
+            "white space at an edge), so training and serving would differ. Choose another base "
+            "model."
         )
     return pieces
 
 
 def _tokens(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[int, int | None]]:
-    """Each token with the message it belongs to, split only at the control tokens the template wrote itself."""
+    """Each token with the message it belongs to, split only at the control tokens the template
+    wrote itself.
+    """
     backend = tokenizer.backend_tokenizer
     control = {
-        token.content: number for number, token in backend.get_added_tokens_decoder().items() if token.special
+        token.content: number
+        for number, token in backend.get_added_tokens_decoder().items()
+        if token.special
     }
     pattern = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
     stretch: list[Piece] = []
@@ -174,7 +195,9 @@ def _tokens(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[int, int 
 
 
 def _plain_tokens(backend: Any, stretch: Sequence[Piece]) -> Iterator[tuple[int, int | None]]:
-    """Tokens of text in which nothing is a control token; a token astride two pieces belongs to the template."""
+    """Tokens of text in which nothing is a control token; a token astride two pieces belongs to the
+    template.
+    """
     text = "".join(piece.text for piece in stretch)
     if not text:
         return
@@ -190,7 +213,9 @@ def _plain_tokens(backend: Any, stretch: Sequence[Piece]) -> Iterator[tuple[int,
 
 
 def check_mask(tokenizer: Any, messages: Messages, encoded: Encoded, context: int = 0) -> None:
-    """Read the targets back and compare them with the assistant's words. Raises: DataError at the first difference."""
+    """Read the targets back and compare them with the assistant's words. Raises: DataError at the
+    first difference.
+    """
     spans: list[list[int]] = []
     previous = False
     for token, target in zip(*encoded, strict=True):
@@ -199,13 +224,18 @@ def check_mask(tokenizer: Any, messages: Messages, encoded: Encoded, context: in
         if target:
             spans[-1].append(token)
         previous = target
-    wanted = [message["content"] for message in messages[context:] if message["role"] == "assistant"]
+    wanted = [
+        message["content"] for message in messages[context:] if message["role"] == "assistant"
+    ]
     read = [tokenizer.decode(span[:-1]) for span in spans]
     ended = all(span[-1] in end_of_turn_ids(tokenizer) for span in spans)
     if read != wanted or not ended:
-        turn = next((n for n, pair in enumerate(zip(read, wanted, strict=False)) if pair[0] != pair[1]), 0)
+        turn = next(
+            (n for n, pair in enumerate(zip(read, wanted, strict=False)) if pair[0] != pair[1]), 0
+        )
         raise DataError(
-            f"The loss mask does not cover the assistant's words: reply {turn + 1} of {len(wanted)} reads "
+            f"The loss mask does not cover the assistant's words: reply {turn + 1} of "
+            f"{len(wanted)} reads "
             f"{read[turn] if read else ''!r} instead of {wanted[turn] if wanted else ''!r}."
         )
 
@@ -218,17 +248,22 @@ class TurnShape(NamedTuple):
 
 
 def ollama_template(tokenizer: Any) -> str | None:
-    """The chat template in Ollama's Go syntax; `None` where turns have no fixed shape (use the GGUF's own then).
+    """The chat template in Ollama's Go syntax; `None` where turns have no fixed shape (use the
+    GGUF's own then).
 
-    Ollama puts the Modelfile's SYSTEM first and llama.cpp adds a begin-of-text token itself, so the shape is read
-    off conversations that open with a system prompt, without that token, and must reproduce 1 to 30 turns.
+    Ollama puts the Modelfile's SYSTEM first and llama.cpp adds a begin-of-text token itself, so the
+    shape is read off conversations that open with a system prompt, without that token, and must
+    reproduce 1 to 30 turns.
     """
     shapes = _turn_shapes(tokenizer)
     if shapes is None or any("{{" in text for shape in shapes.values() for text in shape):
         return None
-    cases = [f'if eq .Role "{role}" }}}}{a}{{{{ .Content }}}}{z}' for role, (a, z) in shapes.items()]
+    cases = [
+        f'if eq .Role "{role}" }}}}{a}{{{{ .Content }}}}{z}' for role, (a, z) in shapes.items()
+    ]
     body = "{{ else ".join(cases)
-    return f"{{{{ range .Messages }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}{shapes['assistant'].before}"
+    loop = f"{{{{ range .Messages }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}"
+    return loop + shapes["assistant"].before
 
 
 def _turn_shapes(tokenizer: Any) -> dict[str, TurnShape] | None:
@@ -236,9 +271,14 @@ def _turn_shapes(tokenizer: Any) -> dict[str, TurnShape] | None:
 
     chat = [{"role": "system", "content": "S"}]
     for number in range(30):
-        chat += [{"role": "user", "content": f"U{number}"}, {"role": "assistant", "content": f"A{number}"}]
+        chat += [
+            {"role": "user", "content": f"U{number}"},
+            {"role": "assistant", "content": f"A{number}"},
+        ]
     try:
-        texts = [[piece.text for piece in _render(tokenizer, chat[:length])] for length in (1, 2, 3)]
+        texts = [
+            [piece.text for piece in _render(tokenizer, chat[:length])] for length in (1, 2, 3)
+        ]
         begin = getattr(tokenizer, "bos_token", None) or ""
         begin = begin if getattr(tokenizer, "add_bos_token", False) else ""
         shapes, end = {}, begin

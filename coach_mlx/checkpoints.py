@@ -1,7 +1,10 @@
-"""A training as it was after some step: adapters/NAME/checkpoints/step-N/, written beside and renamed.
+"""A training as it was after some step: adapters/NAME/checkpoints/step-N/, written beside and
+renamed.
 
-Each holds the adapter in mlx-lm's format and state.json (the step, and the fingerprint of data and settings); the
-newest one holds the optimizer as well, and is the one a killed training goes on from.
+Each holds the adapter in mlx-lm's format and state.json (the step, and the fingerprint of data and
+settings); the newest one holds the optimizer as well, and is the one a killed training goes on
+from.
+
 Fails: ConfigError where going on would mix two trainings, DataError where a file is cut short.
 """
 
@@ -16,7 +19,11 @@ from coach_mlx.errors import ConfigError
 from coach_mlx.records import content_hash
 from coach_mlx.workspace import whole_folder, write_whole
 
-ADAPTER, ADAPTER_CONFIG, OPTIMIZER = "adapters.safetensors", "adapter_config.json", "optimizer.safetensors"
+ADAPTER, ADAPTER_CONFIG, OPTIMIZER = (
+    "adapters.safetensors",
+    "adapter_config.json",
+    "optimizer.safetensors",
+)
 Fingerprint = dict[str, Any]
 
 
@@ -32,7 +39,12 @@ def save_adapter(model: Any, adapter_config: dict[str, Any], folder: Path) -> No
 
 
 def save(
-    folder: Path, step: int, model: Any, optimizer: Any, adapter_config: dict[str, Any], fingerprint: Fingerprint
+    folder: Path,
+    step: int,
+    model: Any,
+    optimizer: Any,
+    adapter_config: dict[str, Any],
+    fingerprint: Fingerprint,
 ) -> None:
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -41,9 +53,13 @@ def save(
     with whole_folder(target) as partial:
         save_adapter(model, adapter_config, partial)
         mx.save_safetensors(str(partial / OPTIMIZER), dict(tree_flatten(optimizer.state)))
-        write_whole(partial / "state.json", json.dumps({"step": step, "fingerprint": fingerprint}) + "\n")
+        write_whole(
+            partial / "state.json", json.dumps({"step": step, "fingerprint": fingerprint}) + "\n"
+        )
     for older in sorted(target.parent.glob("step-*"))[:-1]:
-        (older / OPTIMIZER).unlink(missing_ok=True)  # the adapter stays, to be judged; only the newest resumes
+        (older / OPTIMIZER).unlink(
+            missing_ok=True
+        )  # the adapter stays, to be judged; only the newest resumes
 
 
 def restore(checkpoint: Path, model: Any, optimizer: Any) -> int:
@@ -54,7 +70,8 @@ def restore(checkpoint: Path, model: Any, optimizer: Any) -> int:
     for name in (ADAPTER, OPTIMIZER):
         mlx_runtime.require_whole_safetensors(checkpoint / name)
     model.load_weights(str(checkpoint / ADAPTER), strict=False)
-    optimizer.state = tree_unflatten(list(mx.load(str(checkpoint / OPTIMIZER)).items()))
+    saved: Any = mx.load(str(checkpoint / OPTIMIZER))
+    optimizer.state = tree_unflatten(list(saved.items()))
     mx.eval(model.trainable_parameters(), optimizer.state)
     return int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
 
@@ -62,7 +79,8 @@ def restore(checkpoint: Path, model: Any, optimizer: Any) -> int:
 def begin(folder: Path, fingerprint: Fingerprint) -> Path | None:
     """Make the adapter's folder ready; the checkpoint to go on from, or `None` to start anew.
 
-    A finished training of something else is set aside. Raises: ConfigError where an unfinished one would be.
+    A finished training of something else is set aside. Raises: ConfigError where an unfinished one
+    would be.
     """
     for leftover in folder.glob("checkpoints/*.partial"):
         console.say(f"{leftover} was not finished when it was written, and is left out.")
@@ -74,8 +92,10 @@ def begin(folder: Path, fingerprint: Fingerprint) -> Path | None:
         if newest and not (folder / ADAPTER).exists():
             changed = "\n".join(_differences(before, fingerprint))
             raise ConfigError(
-                f"{folder} holds an unfinished training ({newest.name}) of something else:\n{changed}\n"
-                "Change that back to go on with it, or type `coach train --force` to keep it aside and start anew."
+                f"{folder} holds an unfinished training ({newest.name}) of something "
+                f"else:\n{changed}\n"
+                "Change that back to go on with it, or type `coach train --force` to keep it aside "
+                "and start anew."
             )
         set_aside(folder)
         newest = None
@@ -90,7 +110,9 @@ def set_aside(folder: Path) -> None:
     if before is None:
         return
     number = 1
-    while (aside := folder.with_name(f"{folder.name}-{content_hash(before)[:8]}-{number}")).exists():
+    while (
+        aside := folder.with_name(f"{folder.name}-{content_hash(before)[:8]}-{number}")
+    ).exists():
         number += 1
     folder.rename(aside)
     console.say(f"The earlier training is kept in {aside}.")

@@ -1,8 +1,8 @@
 """`coach STAGE [--config FILE] [--set section.key=value]... [--workspace DIR]`.
 
-The stage table below is the pipeline. Every command loads the config and calls one module's `run(config, workspace)`;
-this file alone prints results (one JSON line on stdout), catches errors and knows exit codes. Nothing heavy is
-imported before a command needs it.
+The stage table below is the pipeline. Every command loads the config and calls one module's
+`run(config, workspace)`; this file alone prints results (one JSON line on stdout), catches errors
+and knows exit codes. Nothing heavy is imported before a command needs it.
 """
 
 import errno
@@ -38,11 +38,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file; default: config/coach.yaml.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override section.key=value; may be repeated.")]
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Where output/, adapters/, models/ and reports/ lie.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Run although it is complete; an earlier training is set aside.")]
-MaskOption = Annotated[bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file; default: config/coach.yaml.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override section.key=value; may be repeated.")
+]
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", help="Where output/, adapters/, models/ and reports/ lie.")
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Run although it is complete; an earlier training is set aside."),
+]
+MaskOption = Annotated[
+    bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
+]
 
 
 def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple[Any, Any]:
@@ -51,7 +62,14 @@ def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple
 
     path = config
     if path is None:
-        path = next((file for file in (root / "config/coach.yaml", PROJECT / "config/coach.yaml") if file.is_file()), None)
+        path = next(
+            (
+                file
+                for file in (root / "config/coach.yaml", PROJECT / "config/coach.yaml")
+                if file.is_file()
+            ),
+            None,
+        )
     elif not path.is_file() and (PROJECT / path).is_file():
         path = PROJECT / path
     loaded = load_config(path, overrides or ())
@@ -59,11 +77,14 @@ def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple
 
 
 def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> dict[str, Any]:
-    """Run a stage unless it is complete; its result. Raises: GateFailed where the result says no, old or new."""
+    """Run a stage unless it is complete; its result. Raises: GateFailed where the result says no,
+    old or new.
+    """
     from coach_mlx import console
 
     module = importlib.import_module(f"coach_mlx.{MODULES[stage]}")
-    manifest = None if force else workspace.complete(stage, module.plan(config, workspace))
+    plan = module.plan(config, workspace)
+    manifest = None if force else workspace.complete(stage, plan)
     if manifest:
         console.say(f"{stage}: already complete")
     else:
@@ -73,7 +94,7 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
         started = time.monotonic()
         result = module.run(config, workspace)
         seconds = time.monotonic() - started
-        manifest = workspace.record(stage, module.plan(config, workspace), config.seed, seconds, result)
+        manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")
     return dict(manifest.result)
 
@@ -83,9 +104,11 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _gate(results: dict[str, dict[str, Any]]) -> None:
-    for stage, result in results.items():
+    for result in results.values():
         if result.get("passed") is False:
-            raise GateFailed(f"{result['verdict']}: {result['reason']}. The report: {result['report']}")
+            raise GateFailed(
+                f"{result['verdict']}: {result['reason']}. The report: {result['report']}"
+            )
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -126,7 +149,9 @@ def train(
 
 
 @app.command("run", help="Walk the pipeline from the first stage that is not complete.")
-def run(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+def run(
+    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
+) -> None:
     from coach_mlx import console
 
     loaded, place = _open(config, set_, workspace)
@@ -144,28 +169,34 @@ def run(config: ConfigOption = None, set_: SetOption = None, workspace: Workspac
 
 def _preflight(config: Any, workspace: Any) -> None:
     """Let the later stages refuse now what they would refuse after the training."""
-    for _, module, _ in STAGES:
+    for module in MODULES.values():
         found = importlib.import_module(f"coach_mlx.{module}")
         if hasattr(found, "preflight"):
             found.preflight(config, workspace)
 
 
 @app.command("chat", help="Talk to the coach, here and in private.")
-def chat(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+def chat(
+    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
+) -> None:
     from coach_mlx import chat as module
 
     module.run(*_open(config, set_, workspace))
 
 
 @app.command("config", help="Print every setting in force, as YAML.")
-def config(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+def config(
+    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
+) -> None:
     from coach_mlx.config import to_yaml
 
     sys.stdout.write(to_yaml(_open(config, set_, workspace)[0]))
 
 
 @app.command("doctor", help="Say what is there, and what to type for what is not.")
-def doctor(config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()) -> None:
+def doctor(
+    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
+) -> None:
     from coach_mlx import doctor as module
 
     _print(module.run(*_open(config, set_, workspace)))
@@ -202,7 +233,11 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
             return 1
         place = f" at {error.filename}" if error.filename else ""
-        return _say(f"{DISK_ERRORS[error.errno]}{place}. Mend that, or use --workspace DIR on another disk.", 5)
+        return _say(
+            f"{DISK_ERRORS[error.errno]}{place}. Mend that, or use --workspace DIR on another "
+            "disk.",
+            5,
+        )
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own: an unknown command or option
             return _say(f"{error.format_message()}\nTry: coach --help", ConfigError.exit_code)

@@ -1,7 +1,8 @@
 """Every default, once: one frozen section a stage, printed by `coach config`.
 
-Reads one YAML file and the `--set section.key=value` pairs; writes nothing. Defaults < file < `--set`. All wrong
-keys and values are collected and raised together as a `ConfigError` that names the nearest known key.
+Reads one YAML file and the `--set section.key=value` pairs; writes nothing. Defaults < file <
+`--set`. All wrong keys and values are collected and raised together as a `ConfigError` that names
+the nearest known key.
 """
 
 import difflib
@@ -23,7 +24,9 @@ class BaseSection(Section):
     """The model that is fine-tuned."""
 
     model: str = "mlx-community/Qwen2.5-7B-Instruct-4bit"
-    """`smollm2` (comes with the install), a folder with an MLX or Hugging Face model, a .gguf file, or a hub id."""
+    """`smollm2` (comes with the install), a folder with an MLX or Hugging Face model, a .gguf file,
+    or a hub id.
+    """
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     license: str = "Apache License 2.0"
@@ -123,7 +126,9 @@ class EvaluateSection(Section):
     resamples: int = Field(default=10_000, ge=100)
     """Bootstrap resamples."""
     max_seq_length: int = Field(default=8192, ge=64)
-    """Tokens scored at once; a longer conversation is scored in parts, the same ones for every model."""
+    """Tokens scored at once; a longer conversation is scored in parts, the same ones for every
+    model.
+    """
     context_turns: int = Field(default=2, ge=0)
     """Turns repeated, unscored, before the first turn of a later part."""
     replies: int = Field(default=3, ge=0)
@@ -138,7 +143,8 @@ class Config(Section):
     """Everything in force."""
 
     name: str = Field(default="coach", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)
-    """Names the adapter, the model and, unless it is coach, the folders under output/ and reports/."""
+    """Names the adapter, the model and, unless it is coach, the folders under output/ and reports/.
+    """
     seed: int = Field(default=7, ge=0)
     """Every draw comes from this."""
     base: BaseSection = BaseSection()
@@ -158,7 +164,9 @@ class Config(Section):
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Raises: ConfigError for a file that is not there, YAML that does not parse, and every wrong key or value."""
+    """Raises: ConfigError for a file that is not there, YAML that does not parse, and every wrong
+    key or value.
+    """
     values = _read_yaml(path) if path else {}
     for override in overrides:
         _apply_override(values, override)
@@ -168,7 +176,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         lines = [f"  {_explain(problem)}" for problem in error.errors()]
         where = f" in {path}" if path else ""
         heading = f"{len(lines)} wrong setting{'s' if len(lines) > 1 else ''}{where}:"
-        raise ConfigError("\n".join([heading, *lines, "`coach config` prints every key."])) from None
+        raise ConfigError(
+            "\n".join([heading, *lines, "`coach config` prints every key."])
+        ) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -185,8 +195,10 @@ def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
             yield f"{key}:"
             yield from _yaml_lines(value, indent + "  ")
             continue
-        scalar = yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
-        yield f"{indent}# {field.description}"
+        scalar = (
+            yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+        )
+        yield f"{indent}# {' '.join((field.description or '').split())}"
         yield f"{indent}{key}: {scalar}"
 
 
@@ -194,7 +206,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"There is no config file {path}. Try --config config/coach.yaml") from None
+        raise ConfigError(
+            f"There is no config file {path}. Try --config config/coach.yaml"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
     if values is None:
@@ -205,11 +219,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one `section.key=value`; the value is read as YAML, so `2`, `true` and `null` mean what they look like."""
+    """Set one `section.key=value`; the value is read as YAML, so `2`, `true` and `null` mean what
+    they look like.
+    """
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override!r} is not of the form section.key=value, such as train.rank=8")
+        raise ConfigError(
+            f"--set {override!r} is not of the form section.key=value, such as train.rank=8"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -230,7 +248,9 @@ def _explain(problem: Any) -> str:
     known = sorted(_known_keys())
     nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
     nearest = nearest or [key for key in known if key.split(".")[-1] == place[-1]][:1]
-    nearest = nearest or difflib.get_close_matches(place[-1], [key.split(".")[-1] for key in known], n=1)
+    nearest = nearest or difflib.get_close_matches(
+        place[-1], [key.split(".")[-1] for key in known], n=1
+    )
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"{dotted}: no such key{hint}"
 

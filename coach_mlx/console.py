@@ -1,7 +1,7 @@
 """Progress and words on stderr; stdout stays free for results.
 
-On a terminal: bars, spinners and an estimate of the time left. Elsewhere: plain lines, at most one every ten
-seconds, without colour codes.
+On a terminal: bars, spinners and an estimate of the time left. Elsewhere: plain lines, at most one
+every ten seconds, without colour codes.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ def spinner(text: str) -> Iterator[None]:
 
 
 class Progress:
-    """Counts `done` of `total`; rates and estimates come from the units done since this process began."""
+    """Counts `done` of `total`; rates and estimates come from the units done since this process
+    began.
+    """
 
     def __init__(self, label: str, total: int, unit: str, done: int, bar: Any) -> None:
         self._label, self._total, self._unit, self._bar = label, total, unit, bar
@@ -52,7 +54,10 @@ class Progress:
         if now - self._said < PLAIN_SECONDS and self._done < self._total:
             return
         self._said = now
-        say(f"{self._label}: {self._done}/{self._total} {self._unit}{self._left(now)}{'  ' + note if note else ''}")
+        say(
+            f"{self._label}: {self._done}/{self._total} "
+            f"{self._unit}{self._left(now)}{'  ' + note if note else ''}"
+        )
 
     def _left(self, now: float) -> str:
         done = self._done - self._first
@@ -68,7 +73,13 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Progr
     if not console.is_terminal:
         yield Progress(label, total, unit, done, None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
     columns = (

@@ -1,9 +1,12 @@
 """`coach dataset`: conversations become what is trained on and what is held out.
 
-Reads: `dataset.conversations`, or, where output/training_data.jsonl was put there by hand, that file.
-Writes: training_data.jsonl and eval_holdout.jsonl, each line `{"messages": [...]}` under the system prompt.
-Fails: DataError naming every wrong line, and where a held-out conversation is trained on as well. A file that this
-stage did not write is never overwritten: training data that has to be split is kept whole beside it.
+Reads: `dataset.conversations`, or, where output/training_data.jsonl was put there by hand, that
+file.
+Writes: training_data.jsonl and eval_holdout.jsonl, each line `{"messages": [...]}` under the system
+prompt.
+Fails: DataError naming every wrong line, and where a held-out conversation is trained on as well. A
+file that this stage did not write is never overwritten: training data that has to be split is kept
+whole beside it.
 """
 
 import random
@@ -16,14 +19,24 @@ from coach_mlx import console
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError
 from coach_mlx.records import Conversation
-from coach_mlx.workspace import Plan, Workspace, is_same, read_conversations, read_system_prompt, write_whole
+from coach_mlx.workspace import (
+    Plan,
+    Workspace,
+    is_same,
+    read_conversations,
+    read_system_prompt,
+    write_whole,
+)
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
     outputs = (workspace.training_data, workspace.holdout)
     if _given_by_hand(workspace):
         return Plan((), outputs, {"given": True})
-    inputs = (workspace.find(config.dataset.conversations), workspace.find(config.dataset.system_prompt))
+    inputs = (
+        workspace.find(config.dataset.conversations),
+        workspace.find(config.dataset.system_prompt),
+    )
     return Plan(inputs, outputs, {"seed": config.seed, **config.dataset.model_dump()})
 
 
@@ -33,11 +46,14 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     source = workspace.find(config.dataset.conversations)
     if not source.is_file():
         raise DataError(
-            f'There is no {source}. Put your conversations there, one {{"messages": [...]}} a line, '
+            f'There is no {source}. Put your conversations there, one {{"messages": [...]}} a '
+            "line, "
             "or try the demo: coach run --config config/demo.yaml"
         )
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
-    conversations = [conversation.with_system(prompt) for conversation in read_conversations(source)]
+    conversations = [
+        conversation.with_system(prompt) for conversation in read_conversations(source)
+    ]
     return {"given": False, **_split(config, workspace, conversations)}
 
 
@@ -46,17 +62,25 @@ def _given_by_hand(workspace: Workspace) -> bool:
     manifest = workspace.manifest("dataset")
     ours = {} if manifest is None or manifest.result.get("given") else manifest.outputs
     for path in (workspace.training_data, workspace.holdout):
-        if path.exists() and not (workspace.shown(path) in ours and is_same(path, ours[workspace.shown(path)])):
+        if path.exists() and not (
+            workspace.shown(path) in ours and is_same(path, ours[workspace.shown(path)])
+        ):
             return True
     return False
 
 
 def _take_given(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """Training data as it was put there; without a holdout beside it, part of it becomes the holdout."""
+    """Training data as it was put there; without a holdout beside it, part of it becomes the
+    holdout.
+    """
     kept = workspace.training_data.with_name("training_data.original.jsonl")
-    split_before = kept.exists() and workspace.manifest("dataset") is None  # a kill between two renames
+    split_before = (
+        kept.exists() and workspace.manifest("dataset") is None
+    )  # a kill between two renames
     conversations = read_conversations(kept if split_before else workspace.training_data)
-    _compare_prompts(conversations, read_system_prompt(workspace.find(config.dataset.system_prompt)))
+    _compare_prompts(
+        conversations, read_system_prompt(workspace.find(config.dataset.system_prompt))
+    )
     if workspace.holdout.exists() and not split_before:
         return _check(workspace, conversations)
     if kept.exists() and not split_before:
@@ -68,7 +92,10 @@ def _take_given(config: Config, workspace: Workspace) -> dict[str, Any]:
         beside = kept.with_name(kept.name + ".partial")
         shutil.copyfile(workspace.training_data, beside)
         beside.replace(kept)
-    console.say(f"There is no {workspace.holdout}: part of the training data is held out. All of it stays in {kept}.")
+    console.say(
+        f"There is no {workspace.holdout}: part of the training data is held out. All of it stays "
+        f"in {kept}."
+    )
     return _split(config, workspace, conversations)
 
 
@@ -76,7 +103,8 @@ def _compare_prompts(conversations: Sequence[Conversation], served: str) -> None
     other = sum(one.messages[0].content != served for one in conversations)
     if other:
         console.say(
-            f"{other} of {len(conversations)} conversations do not begin with the system prompt that will be served. "
+            f"{other} of {len(conversations)} conversations do not begin with the system prompt "
+            "that will be served. "
             "Set dataset.system_prompt to the file with theirs, so that training and serving agree."
         )
 
@@ -87,15 +115,21 @@ def _check(workspace: Workspace, training: Sequence[Conversation]) -> dict[str, 
     leaks = [number for number, one in enumerate(holdout, start=1) if one.id in trained]
     if leaks:
         raise DataError(
-            f"{len(leaks)} of {len(holdout)} conversations of {workspace.holdout} are trained on as well "
-            f"(conversations {', '.join(map(str, leaks[:20]))}). Delete that file, and a new part is held out."
+            f"{len(leaks)} of {len(holdout)} conversations of {workspace.holdout} are trained on "
+            "as well "
+            f"(conversations {', '.join(map(str, leaks[:20]))}). Delete that file, and a new part "
+            "is held out."
         )
     return _counts(training, holdout)
 
 
-def _split(config: Config, workspace: Workspace, conversations: Sequence[Conversation]) -> dict[str, Any]:
+def _split(
+    config: Config, workspace: Workspace, conversations: Sequence[Conversation]
+) -> dict[str, Any]:
     unique = list({conversation.id: conversation for conversation in conversations}.values())
-    holdout = hold_out(unique, config.dataset.holdout_fraction, config.dataset.min_holdout, config.seed)
+    holdout = hold_out(
+        unique, config.dataset.holdout_fraction, config.dataset.min_holdout, config.seed
+    )
     held = {conversation.id for conversation in holdout}
     training = [conversation for conversation in unique if conversation.id not in held]
     for path, lines in ((workspace.holdout, holdout), (workspace.training_data, training)):
@@ -116,15 +150,19 @@ def _counts(training: Sequence[Conversation], holdout: Sequence[Conversation]) -
 def hold_out(
     conversations: Sequence[Conversation], fraction: float, at_least: int, seed: int
 ) -> list[Conversation]:
-    """The held-out conversations: every topic within one of its share, difficulties as even as that allows.
+    """The held-out conversations: every topic within one of its share, difficulties as even as that
+    allows.
 
-    One after the other is taken from the topic that lacks most and, in it, the difficulty that lacks most.
+    One after the other is taken from the topic that lacks most and, in it, the difficulty that
+    lacks most.
+
     Raises: DataError where nothing would be left to train on.
     """
     count = max(at_least, round(fraction * len(conversations)))
     if count >= len(conversations):
         raise DataError(
-            f"{len(conversations)} conversations are too few to hold out {count} and train on the rest. "
+            f"{len(conversations)} conversations are too few to hold out {count} and train on the "
+            "rest. "
             "Add conversations, or lower dataset.min_holdout."
         )
     strata = {

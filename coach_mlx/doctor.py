@@ -1,4 +1,4 @@
-"""`coach doctor`: what is there, and what to type for what is not. Reads only; opens no connection."""
+"""`coach doctor`: what is there, and what to type for what is not. It opens no connection."""
 
 import importlib.util
 import os
@@ -25,18 +25,45 @@ class Check(NamedTuple):
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     checks = [*_machine(), *_tools(), *_artefacts(config, workspace)]
     _show(checks)
-    return {"ok": all(check.ok is not False for check in checks), "checks": [check._asdict() for check in checks]}
+    return {
+        "ok": all(check.ok is not False for check in checks),
+        "checks": [check._asdict() for check in checks],
+    }
 
 
 def _machine() -> list[Check]:
-    supported = (sys.platform, platform.machine()) in {("darwin", "arm64"), ("linux", "x86_64"), ("linux", "aarch64")}
+    supported = (sys.platform, platform.machine()) in {
+        ("darwin", "arm64"),
+        ("linux", "x86_64"),
+        ("linux", "aarch64"),
+    }
     blas = mlx_runtime.prepare()
     disk = shutil.disk_usage(".").free / 1e9
     return [
-        Check("machine", supported, f"{platform.platform()}; {mlx_runtime.machine()}", "Apple Silicon or Linux is needed"),
-        Check("python", sys.version_info >= (3, 11), platform.python_version(), "Python 3.11 or newer is needed"),
-        Check("blas", blas or None, "found" if blas else "OpenBLAS is missing: slow", mlx_runtime.OPENBLAS_HINT),
-        Check("disk", disk > 2, f"{disk:.0f} GB free", "a 7B model needs about 40 GB on the way, the demo 2 GB"),
+        Check(
+            "machine",
+            supported,
+            f"{platform.platform()}; {mlx_runtime.machine()}",
+            "Apple Silicon or Linux is needed",
+        ),
+        Check(
+            "python",
+            sys.version_info >= (3, 11),
+            platform.python_version(),
+            "Python 3.11 or newer is needed",
+        ),
+        Check(
+            "blas",
+            blas or None,
+            "found" if blas else "OpenBLAS is missing: slow",
+            mlx_runtime.OPENBLAS_HINT,
+        ),
+        Check(
+            "disk",
+            disk > 2,
+            f"{disk:.0f} GB free",
+            "a 7B model needs about 40 GB on the way, the demo 2 GB",
+        ),
     ]
 
 
@@ -44,7 +71,11 @@ def _tools() -> list[Check]:
     reinstall = "scripts/train_local.sh installs it"
     found = [
         Check(module, importlib.util.find_spec(module) is not None, _version(package), reinstall)
-        for module, package in (("mlx_lm", "mlx-lm"), ("llama_cpp", "llama-cpp-python"), ("gguf", "gguf"))
+        for module, package in (
+            ("mlx_lm", "mlx-lm"),
+            ("llama_cpp", "llama-cpp-python"),
+            ("gguf", "gguf"),
+        )
     ]
     ollama = shutil.which("ollama")
     version = ""
@@ -54,8 +85,18 @@ def _tools() -> list[Check]:
     key = "ANTHROPIC_API_KEY" in os.environ
     return [
         *found,
-        Check("ollama", True if ollama else None, version or "not installed", "to serve the coach: see ollama.com/download"),
-        Check("claude key", True if key else None, "set" if key else "not set", "only to write new training data"),
+        Check(
+            "ollama",
+            True if ollama else None,
+            version or "not installed",
+            "to serve the coach: see ollama.com/download",
+        ),
+        Check(
+            "claude key",
+            True if key else None,
+            "set" if key else "not set",
+            "only to write new training data",
+        ),
     ]
 
 
@@ -77,7 +118,12 @@ def _artefacts(config: Config, workspace: Workspace) -> list[Check]:
         ("gguf", workspace.gguf, "coach export"),
     )
     return [
-        Check(name, True if path.exists() else None, workspace.shown(path) if path.exists() else "not made yet", hint)
+        Check(
+            name,
+            True if path.exists() else None,
+            workspace.shown(path) if path.exists() else "not made yet",
+            hint,
+        )
         for name, path, hint in stages
     ]
 
@@ -86,7 +132,7 @@ def _show(checks: list[Check]) -> None:
     from rich.table import Table
 
     table = Table("", "", "found", "to do", box=None, header_style="bold")
-    marks = {True: "ok", False: "missing", None: "–"}
+    marks = {True: "ok", False: "missing", None: "not yet"}
     for check in checks:
         table.add_row(marks[check.ok], check.name, check.found, "" if check.ok else check.hint)
     console.show(table)

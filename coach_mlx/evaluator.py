@@ -1,9 +1,11 @@
 """`coach evaluate`: base against tuned, on the conversations that were held out.
 
-Reads: eval_holdout.jsonl, models/base/NAME/, adapters/NAME/ and the quantized GGUF that will be served.
-Writes: output/evaluation.jsonl (one line a result, appended, so a killed run goes on) and under reports/
-comparison_report.json, .md and .html. What is compared is the negative log-likelihood of the coach's words a token,
-one number a conversation, the same tokens and the same context in every arm.
+Reads: eval_holdout.jsonl, models/base/NAME/, adapters/NAME/ and the quantized GGUF that will be
+served.
+Writes: output/evaluation.jsonl (one line a result, appended, so a killed run goes on) and under
+reports/ comparison_report.json, .md and .html. What is compared is the negative log-likelihood of
+the coach's words a token, one number a conversation, the same tokens and the same context in every
+arm.
 Fails: DataError where two arms are the same file; exit 10 where the answer is "iterate".
 """
 
@@ -37,7 +39,9 @@ class Material(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """One model, opened only where something is still missing: mean loss, and reply, of a conversation."""
+    """One model, opened only where something is still missing: mean loss, and reply, of a
+    conversation.
+    """
 
     name: str
     digest: str
@@ -46,8 +50,16 @@ class Arm(NamedTuple):
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
-    inputs = (workspace.holdout, workspace.base_marker, workspace.adapter_weights, workspace.gguf, workspace.metrics)
-    reports = tuple(workspace.reports / f"comparison_report.{kind}" for kind in ("json", "md", "html"))
+    inputs = (
+        workspace.holdout,
+        workspace.base_marker,
+        workspace.adapter_weights,
+        workspace.gguf,
+        workspace.metrics,
+    )
+    reports = tuple(
+        workspace.reports / f"comparison_report.{kind}" for kind in ("json", "md", "html")
+    )
     settings = {"seed": config.seed, "modelfile": workspace.shown(workspace.modelfile)}
     return Plan(inputs, reports, {**settings, **config.evaluate.model_dump()})
 
@@ -56,7 +68,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     _require_inputs(workspace)
     holdout = read_conversations(workspace.holdout)
     if len(holdout) < 2:
-        raise DataError(f"{workspace.holdout} holds one conversation: nothing can be said about a difference.")
+        raise DataError(
+            f"{workspace.holdout} holds one conversation: nothing can be said about a difference."
+        )
     tokenizer = mlx_runtime.open_tokenizer(workspace.base)
     material = [_material(config, tokenizer, conversation) for conversation in holdout]
     digests = _digests(workspace)
@@ -82,7 +96,11 @@ def _require_inputs(workspace: Workspace) -> None:
 
 def _digests(workspace: Workspace) -> dict[str, str]:
     base, adapter = stamp(workspace.base_marker).sha256, stamp(workspace.adapter_weights).sha256
-    digests = {"base": base, "adapter": content_hash([base, adapter]), "gguf": stamp(workspace.gguf).sha256}
+    digests = {
+        "base": base,
+        "adapter": content_hash([base, adapter]),
+        "gguf": stamp(workspace.gguf).sha256,
+    }
     if len(set(digests.values())) < len(digests):
         raise DataError("Two of the models compared are the same file.")
     return digests
@@ -92,7 +110,9 @@ def _material(config: Config, tokenizer: Any, conversation: Conversation) -> Mat
     settings, chat = config.evaluate, conversation.chat()
     parts = [
         encode_conversation(tokenizer, part.messages, part.context)
-        for part in split_conversation(tokenizer, chat, settings.max_seq_length, settings.context_turns)
+        for part in split_conversation(
+            tokenizer, chat, settings.max_seq_length, settings.context_turns
+        )
     ]
     spoken = next(number for number, message in enumerate(chat) if message["role"] == "user")
     turns = min(settings.reply_turn, conversation.turns)
@@ -100,7 +120,8 @@ def _material(config: Config, tokenizer: Any, conversation: Conversation) -> Mat
     return Material(conversation, parts, opening, encode_prompt(tokenizer, opening))
 
 
-# --- one arm after the other ----------------------------------------------------------------------------------
+# --- one arm after the other
+# ----------------------------------------------------------------------------------
 
 
 def _results_file(workspace: Workspace) -> Path:
@@ -115,24 +136,37 @@ def _key(record: LossRecord | ReplyRecord) -> tuple[str, str, str]:
 
 
 def _read_done(workspace: Workspace) -> Done:
-    """Results already on disk; those of other models or settings have another digest and are never matched."""
+    """Results already on disk; those of other models or settings have another digest and are never
+    matched.
+    """
     path = _results_file(workspace)
     if not path.is_file():
         return {}
-    kinds = {"loss": LossRecord, "reply": ReplyRecord}
-    records = [kinds[line["kind"]].model_validate(line) for line in read_jsonl(path)]
-    write_whole(path, "".join(record.model_dump_json() + "\n" for record in records))  # a torn last line would stay
+    records = [
+        (LossRecord if line["kind"] == "loss" else ReplyRecord).model_validate(line)
+        for line in read_jsonl(path)
+    ]
+    write_whole(
+        path, "".join(record.model_dump_json() + "\n" for record in records)
+    )  # a torn last line would stay
     return {_key(record): record for record in records}
 
 
 def _judge(
-    config: Config, workspace: Workspace, name: str, digest: str, material: Sequence[Material], done: Done
+    config: Config,
+    workspace: Workspace,
+    name: str,
+    digest: str,
+    material: Sequence[Material],
+    done: Done,
 ) -> None:
     """Add what is missing of one arm to `done` and to the file."""
     digest = _bound(config, digest)
     losses = [one for one in material if ("loss", digest, one.conversation.id) not in done]
     replies = [
-        one for one in material[: config.evaluate.replies] if ("reply", digest, one.conversation.id) not in done
+        one
+        for one in material[: config.evaluate.replies]
+        if ("reply", digest, one.conversation.id) not in done
     ]
     if not losses and not replies:
         return
@@ -153,7 +187,15 @@ def _judge(
 def _bound(config: Config, digest: str) -> str:
     """The model's digest tied to how it was asked, so that results never cross settings."""
     settings = config.evaluate
-    return content_hash([digest, settings.max_seq_length, settings.context_turns, settings.reply_turn, settings.reply_tokens])
+    return content_hash(
+        [
+            digest,
+            settings.max_seq_length,
+            settings.context_turns,
+            settings.reply_turn,
+            settings.reply_tokens,
+        ]
+    )
 
 
 def _records(
@@ -178,7 +220,9 @@ def _records(
         )
 
 
-def _open(config: Config, workspace: Workspace, name: str, digest: str, material: Sequence[Material]) -> Arm:
+def _open(
+    config: Config, workspace: Workspace, name: str, digest: str, material: Sequence[Material]
+) -> Arm:
     tokens = config.evaluate.reply_tokens
     if name == "gguf":
         longest = max(len(part.token_ids) for one in material for part in one.parts)
@@ -187,36 +231,54 @@ def _open(config: Config, workspace: Workspace, name: str, digest: str, material
         return Arm(
             name,
             digest,
-            lambda one: sum(float(llama_runtime.token_losses(llama, *part).sum()) for part in one.parts),
+            lambda one: sum(
+                float(llama_runtime.token_losses(llama, *part).sum()) for part in one.parts
+            ),
             lambda one: "".join(llama_runtime.stream_reply(llama, one.prompt_ids, tokens)).strip(),
         )
-    loaded = mlx_runtime.open_model(workspace.base, workspace.adapter if name == "adapter" else None)
+    loaded = mlx_runtime.open_model(
+        workspace.base, workspace.adapter if name == "adapter" else None
+    )
     return Arm(
         name,
         digest,
-        lambda one: sum(float(mlx_runtime.target_losses(loaded.model, [part]).sum().item()) for part in one.parts),
+        lambda one: sum(
+            float(mlx_runtime.target_losses(loaded.model, [part]).sum().item())
+            for part in one.parts
+        ),
         lambda one: "".join(
             mlx_runtime.stream_reply(loaded.model, loaded.tokenizer, one.prompt_ids, tokens)
         ).strip(),
     )
 
 
-# --- what it says ---------------------------------------------------------------------------------------------
+# --- what it says
+# ---------------------------------------------------------------------------------------------
 
 
 def _compare(
-    config: Config, workspace: Workspace, material: Sequence[Material], digests: dict[str, str], done: Done
+    config: Config,
+    workspace: Workspace,
+    material: Sequence[Material],
+    digests: dict[str, str],
+    done: Done,
 ) -> dict[str, Any]:
     ids = [one.conversation.id for one in material]
     bound = {arm: _bound(config, digest) for arm, digest in digests.items()}
     losses = {arm: [_loss(done["loss", bound[arm], one]) for one in ids] for arm in ARMS}
     settings = config.evaluate
-    pairs = {"adapter - base": ("base", "adapter"), "gguf - base": ("base", "gguf"), "gguf - adapter": ("adapter", "gguf")}
+    pairs = {
+        "adapter - base": ("base", "adapter"),
+        "gguf - base": ("base", "gguf"),
+        "gguf - adapter": ("adapter", "gguf"),
+    }
     comparisons = {
         label: compare_pairs(losses[before], losses[after], config.seed, settings.resamples)
         for label, (before, after) in pairs.items()
     }
-    passed, reason = decide(comparisons["adapter - base"], comparisons["gguf - base"], settings.p_value)
+    passed, reason = decide(
+        comparisons["adapter - base"], comparisons["gguf - base"], settings.p_value
+    )
     return {
         "name": config.name,
         "verdict": "deploy" if passed else "iterate",
@@ -235,11 +297,14 @@ def _compare(
             for number, one in enumerate(material)
         ],
         "replies": [
-            {"said": one.opening[-1]["content"], **{arm: _reply(done["reply", bound[arm], one.conversation.id]) for arm in ARMS}}
+            {
+                "said": one.opening[-1]["content"],
+                **{arm: _reply(done["reply", bound[arm], one.conversation.id]) for arm in ARMS},
+            }
             for one in material[: settings.replies]
         ],
         "lineage": _lineage(workspace),
-        "deploy_command": f"ollama create {config.name} -f {workspace.shown(workspace.modelfile)} && ollama run {config.name}",
+        "deploy_command": _deploy_command(config, workspace),
         "report": workspace.shown(workspace.reports / "comparison_report.html"),
     }
 
@@ -255,22 +320,39 @@ def _reply(record: LossRecord | ReplyRecord) -> str:
 
 
 def decide(adapter: PairedComparison, gguf: PairedComparison, p_value: float) -> tuple[bool, str]:
-    """Deploy where both the adapter and the file that is served beat the base, neither by chance."""
+    """Deploy where the adapter and the served file both beat the base, neither by chance."""
     for label, found in (("adapter", adapter), ("served file", gguf)):
         if found.mean_difference >= 0:
-            return False, f"the {label}'s held-out loss is not below the base's ({found.mean_difference:+.3f})"
+            return (
+                False,
+                f"the {label}'s held-out loss is not below the base's "
+                f"({found.mean_difference:+.3f})",
+            )
         if found.p is None or found.p >= p_value:
             p = "unknown" if found.p is None else f"{found.p:.3f}"
-            return False, f"the {label}'s lower loss could be chance (p = {p}, needed: below {p_value:g})"
+            return (
+                False,
+                f"the {label}'s lower loss could be chance (p = {p}, needed: below {p_value:g})",
+            )
     return True, (
-        f"on {gguf.n} held-out conversations the served file finds the coach's words likelier than the base does: "
+        f"on {gguf.n} held-out conversations the served file finds the coach's words likelier than "
+        "the base does: "
         f"{gguf.mean_difference:+.3f} nats a token, p = {gguf.p:.2g}"
     )
 
 
+def _deploy_command(config: Config, workspace: Workspace) -> str:
+    modelfile = workspace.shown(workspace.modelfile)
+    return f"ollama create {config.name} -f {modelfile} && ollama run {config.name}"
+
+
 def _lineage(workspace: Workspace) -> list[dict[str, Any]]:
-    """The chain from conversations to the served file: what each complete stage read and wrote, by hash."""
-    manifests = [workspace.manifest(stage) for stage in ("dataset", "import", "train", "fuse", "export")]
+    """The chain from conversations to the served file: what each complete stage read and wrote, by
+    hash.
+    """
+    manifests = [
+        workspace.manifest(stage) for stage in ("dataset", "import", "train", "fuse", "export")
+    ]
     return [
         {
             "stage": manifest.stage,

@@ -1,7 +1,7 @@
 """`coach fuse`: the adapter put into the weights.
 
-Reads: models/base/NAME/ and adapters/NAME/. Writes: models/NAME/fused/, a plain 16-bit folder that `mlx_lm.load`
-opens, tokenizer and chat template included; it takes its place only when it is whole.
+Reads: models/base/NAME/ and adapters/NAME/. Writes: models/NAME/fused/, a plain 16-bit folder that
+`mlx_lm.load` opens, tokenizer and chat template included; it takes its place only when it is whole.
 Fails: ToolError where the base or the adapter is not there, or the disk has too little room.
 """
 
@@ -17,7 +17,9 @@ from coach_mlx.workspace import Plan, Workspace, require_space, whole_folder, wr
 
 def plan(config: Config, workspace: Workspace) -> Plan:
     inputs = (workspace.base_marker, workspace.adapter_weights)
-    return Plan(inputs, (workspace.fused / "model.safetensors.index.json",), config.fuse.model_dump())
+    return Plan(
+        inputs, (workspace.fused / "model.safetensors.index.json",), config.fuse.model_dump()
+    )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -38,11 +40,17 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 
 def merge_adapter(model: Any) -> None:
-    """Replace every LoRA layer by a plain one, W + scale * (A B)^T, and every quantized layer by its numbers."""
+    """Replace every LoRA layer by a plain one, W + scale * (A B)^T, and every quantized layer by
+    its numbers.
+    """
     from mlx.utils import tree_unflatten
     from mlx_lm.utils import dequantize_model
 
-    merged = [(name, layer.fuse(dequantize=True)) for name, layer in model.named_modules() if hasattr(layer, "fuse")]
+    merged = [
+        (name, layer.fuse(dequantize=True))
+        for name, layer in model.named_modules()
+        if hasattr(layer, "fuse")
+    ]
     model.update_modules(tree_unflatten(merged))
     dequantize_model(model)
 
@@ -53,5 +61,9 @@ def _save(loaded: mlx_runtime.LoadedModel, dtype: str, folder: Any) -> None:
 
     loaded.model.set_dtype(getattr(mx, dtype))
     utils.save_model(folder, loaded.model, donate_model=True)
-    facts = {key: value for key, value in loaded.config.items() if not key.startswith("quantization")}
-    write_whole(folder / "config.json", json.dumps({**facts, "torch_dtype": dtype}, indent=2) + "\n")
+    facts = {
+        key: value for key, value in loaded.config.items() if not key.startswith("quantization")
+    }
+    write_whole(
+        folder / "config.json", json.dumps({**facts, "torch_dtype": dtype}, indent=2) + "\n"
+    )

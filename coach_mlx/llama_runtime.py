@@ -1,7 +1,7 @@
 """llama.cpp as this machine has it: GGUF files opened whole or refused, read, scored and quantized.
 
-The library's own messages are collected instead of printed; the last ones go into the error that needs them.
-A long C call runs in a thread, so that Ctrl-C is answered at once.
+The library's own messages are collected instead of printed; the last ones go into the error that
+needs them. A long C call runs in a thread, so that Ctrl-C is answered at once.
 """
 
 import codecs
@@ -28,20 +28,21 @@ def library() -> Any:
     """The module `llama_cpp`, silenced."""
     import llama_cpp
 
-    @llama_cpp.llama_log_callback
     def collect(level: int, text: bytes, _: Any) -> None:
         if level in (3, 4):
             _messages.append(text.decode("utf-8", "replace").strip())
 
-    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
-    llama_cpp.coach_mlx_log = collect  # the C side keeps a pointer to it: it must live as long as the module
+    # The C side keeps a pointer to the callback: it must live as long as the module.
+    llama_cpp.coach_mlx_log = llama_cpp.llama_log_callback(collect)
+    llama_cpp.llama_log_set(llama_cpp.coach_mlx_log, ctypes.c_void_p(0))
     return llama_cpp
 
 
 def open_gguf(path: Path, num_ctx: int, vocabulary_only: bool = False) -> Any:
     """A `llama_cpp.Llama` with `num_ctx` tokens of context, on the GPU where there is one.
 
-    Raises: ToolError where there is no such file, DataError where llama.cpp refuses it (cut short, not GGUF).
+    Raises: ToolError where there is no such file, DataError where llama.cpp refuses it (cut short,
+    not GGUF).
     """
     if not path.is_file():
         raise ToolError(f"There is no {path}. Make it with: coach export")
@@ -56,19 +57,21 @@ def open_gguf(path: Path, num_ctx: int, vocabulary_only: bool = False) -> Any:
     except ValueError:
         reason = next((text for text in _messages if "error" in text or "invalid" in text), "")
         why = f" ({reason})" if reason else ""
-        raise DataError(f"llama.cpp refuses {path}: it is cut short or not a GGUF file{why}.") from None
+        raise DataError(
+            f"llama.cpp refuses {path}: it is cut short or not a GGUF file{why}."
+        ) from None
 
 
 def require_whole_gguf(path: Path) -> None:
-    """Open the header and the vocabulary; llama.cpp checks that every tensor lies inside the file."""
+    """Open header and vocabulary; llama.cpp checks that every tensor lies inside the file."""
     open_gguf(path, num_ctx=0, vocabulary_only=True).close()
 
 
 def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Any:
     """Negative log-likelihood of each target token given all tokens before it.
 
-    Shapes: token_ids and is_target (T,) -> float64 array (number of targets,). The first token has nothing
-    before it and is never a target.
+    Shapes: token_ids and is_target (T,) -> float64 array (number of targets,). The first token has
+    nothing before it and is never a target.
     Units: nats.
     """
     import numpy as np
@@ -89,7 +92,9 @@ def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]
             for row, place in enumerate(chunk):
                 if wanted[row]:
                     pointer = llama_cpp.llama_get_logits_ith(context, row)
-                    logits = np.ctypeslib.as_array(pointer, shape=(vocabulary,)).astype(np.float64)  # (V,)
+                    logits = np.ctypeslib.as_array(pointer, shape=(vocabulary,)).astype(
+                        np.float64
+                    )  # (V,)
                     top = logits.max()
                     total = top + np.log(np.exp(logits - top).sum())
                     losses.append(float(total - logits[token_ids[place + 1]]))
@@ -117,7 +122,9 @@ def stream_reply(
     top_p: float = 1.0,
     repeat_penalty: float = 1.0,
 ) -> Iterator[str]:
-    """Pieces of text until the model ends its turn or `max_tokens` are spent; the shared prefix is not read again."""
+    """Pieces of text until the model ends its turn or `max_tokens` are spent; the shared prefix is
+    not read again.
+    """
     vocabulary = library().llama_model_get_vocab(llama.model)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     tokens = llama.generate(
@@ -133,7 +140,7 @@ def stream_reply(
 
 
 def quantize(source: Path, target: Path, quantization: str) -> None:
-    """llama.cpp's own quantizer, from an F16 file. Raises: ToolError where it fails (a full disk)."""
+    """llama.cpp's own quantizer, from F16. Raises: ToolError where it fails (a full disk)."""
     llama_cpp = library()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{FILE_TYPES[quantization]}")

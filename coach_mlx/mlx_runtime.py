@@ -1,10 +1,12 @@
 """MLX as this machine has it: device, BLAS, and models opened whole or refused.
 
-Call `prepare()` before the first `import mlx`. On Linux it loads OpenBLAS into the global symbol scope, because
-MLX's CPU wheel brings the reference BLAS (some thirty times slower); see docs/pitfalls.md.
+Call `prepare()` before the first `import mlx`. On Linux it loads OpenBLAS into the global symbol
+scope, because MLX's CPU wheel brings the reference BLAS (some thirty times slower); see
+docs/pitfalls.md.
 
-A CPU gains from nothing but float32 matmuls, so there `open_model` dequantizes the frozen weights to float32 once:
-the same numbers as the quantized weights, at ten to twenty times the speed. On a GPU they stay quantized.
+A CPU gains from nothing but float32 matmuls, so there `open_model` dequantizes the frozen weights
+to float32 once: the same numbers as the quantized weights, at ten to twenty times the speed. On a
+GPU they stay quantized.
 """
 
 import ctypes
@@ -24,7 +26,8 @@ from coach_mlx.errors import DataError, ToolError
 OPENBLAS = "libopenblas.so.0"
 OPENBLAS_HINT = "sudo apt-get install libopenblas0-pthread"
 QUIET = {
-    # Everything after the download of a base model works on local files: no hub, no telemetry, no adverts.
+    # Everything after the download of a base model works on local files: no hub, no telemetry, no
+    # adverts.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -70,7 +73,9 @@ def machine() -> str:
     chip = platform.processor() or platform.machine()
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        chip = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), chip)
+        chip = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), chip
+        )
     elif sys.platform == "darwin":
         chip = _sysctl("machdep.cpu.brand_string") or chip
     return f"{chip}, {os.cpu_count()} cores, {memory_bytes() / 1e9:.0f} GB, MLX on {device()}"
@@ -84,14 +89,17 @@ def _sysctl(name: str) -> str:
     library = ctypes.CDLL(None)
     size = ctypes.c_size_t(256)
     buffer = ctypes.create_string_buffer(size.value)
-    failed = library.sysctlbyname(name.encode(), buffer, ctypes.byref(size), None, ctypes.c_size_t(0))
+    failed = library.sysctlbyname(
+        name.encode(), buffer, ctypes.byref(size), None, ctypes.c_size_t(0)
+    )
     return "" if failed else buffer.value.decode()
 
 
 def open_model(folder: Path, adapter: Path | None = None) -> LoadedModel:
     """Weights, tokenizer and config of an MLX folder, with a LoRA adapter where one is given.
 
-    Raises: ToolError where something is missing, DataError where a file is cut short or does not fit.
+    Raises: ToolError where something is missing, DataError where a file is cut short or does not
+    fit.
     """
     prepare()
     require_whole_model(folder)
@@ -120,11 +128,14 @@ def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:
     from mlx_lm import utils
 
     if not (folder / "tokenizer.json").is_file():
-        raise ToolError(f"{folder} has no tokenizer.json. Import the base model again: coach import --force")
+        raise ToolError(
+            f"{folder} has no tokenizer.json. Import the base model again: coach import --force"
+        )
     tokenizer = utils.load_tokenizer(folder, eos_token_ids=eos_token_ids)
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
-            f"The tokenizer in {folder} has no chat template, so nobody can say how a conversation looks to this "
+            f"The tokenizer in {folder} has no chat template, so nobody can say how a conversation "
+            "looks to this "
             "model. Choose an instruction-tuned base: --set base.model=NAME"
         )
     return tokenizer
@@ -140,16 +151,19 @@ def dequantize(model: Any) -> None:
 
 
 def target_losses(model: Any, batch: Sequence[Encoded]) -> Any:
-    """Negative log-likelihood of each target, in nats, row after row; the output head sees the K targets only.
+    """Negative log-likelihood of each target, in nats, row after row; the output head sees the K
+    targets only.
 
-    Shapes: B conversations of up to T tokens -> (K,). Position t predicts token t + 1, so the first token of a
-    conversation cannot be a target.
+    Shapes: B conversations of up to T tokens -> (K,). Position t predicts token t + 1, so the first
+    token of a conversation cannot be a target.
     """
     import mlx.core as mx
     import mlx.nn as nn
 
     width = max(len(part.token_ids) for part in batch)
-    inputs = mx.array([part.token_ids + [0] * (width - len(part.token_ids)) for part in batch])  # (B, T)
+    inputs = mx.array(
+        [part.token_ids + [0] * (width - len(part.token_ids)) for part in batch]
+    )  # (B, T)
     hidden = model.model(inputs[:, :-1])  # (B, T - 1, hidden)
     places, wanted = [], []
     for row, (token_ids, is_target) in enumerate(batch):
@@ -162,8 +176,10 @@ def target_losses(model: Any, batch: Sequence[Encoded]) -> Any:
     return nn.losses.cross_entropy(head(chosen).astype(mx.float32), mx.array(wanted))  # (K,)
 
 
-def stream_reply(model: Any, tokenizer: Any, prompt_ids: Sequence[int], max_tokens: int) -> Iterator[str]:
-    """The likeliest reply, piece by piece, until the model ends its turn or `max_tokens` are spent."""
+def stream_reply(
+    model: Any, tokenizer: Any, prompt_ids: Sequence[int], max_tokens: int
+) -> Iterator[str]:
+    """The likeliest reply in pieces, until the model ends its turn or `max_tokens` are spent."""
     from mlx_lm.generate import stream_generate
 
     for piece in stream_generate(model, tokenizer, list(prompt_ids), max_tokens=max_tokens):
@@ -171,13 +187,18 @@ def stream_reply(model: Any, tokenizer: Any, prompt_ids: Sequence[int], max_toke
 
 
 def require_whole_model(folder: Path) -> None:
-    """Raises: ToolError where the folder holds no model, DataError where a weight file is cut short."""
+    """Raises: ToolError where the folder holds no model, DataError where a weight file is cut
+    short.
+    """
     if not (folder / "config.json").is_file():
         raise ToolError(f"There is no model in {folder}.")
     shards = sorted(folder.glob("model*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        named = {
+            folder / name
+            for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
         shards = sorted(named | set(shards))
     if not shards:
         raise ToolError(f"There are no weights (model*.safetensors) in {folder}.")
@@ -186,7 +207,9 @@ def require_whole_model(folder: Path) -> None:
 
 
 def require_whole_safetensors(path: Path) -> None:
-    """Check the length against the header: 8 bytes of header size, the JSON header, then the tensors."""
+    """Check the length against the header: 8 bytes of header size, the JSON header, then the
+    tensors.
+    """
     if not path.is_file():
         raise ToolError(f"There is no {path}.")
     size = path.stat().st_size
@@ -194,11 +217,16 @@ def require_whole_safetensors(path: Path) -> None:
         with path.open("rb") as handle:
             (header_size,) = struct.unpack("<Q", handle.read(8))
             header = json.loads(handle.read(min(header_size, size)))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        ends = [
+            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
+        ]
         expected = 8 + header_size + max(ends, default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} is not a whole safetensors file: its header cannot be read.") from None
+        raise DataError(
+            f"{path} is not a whole safetensors file: its header cannot be read."
+        ) from None
     if size != expected:
         raise DataError(
-            f"{path} is not whole: it has {size:,} bytes, its header promises {expected:,}. Delete it and make it again."
+            f"{path} is not whole: it has {size:,} bytes, its header promises {expected:,}. Delete "
+            "it and make it again."
         )

@@ -1,7 +1,8 @@
 """The records that cross between stages: frozen, and closed to keys they do not know.
 
-Reads and writes nothing. `Conversation.id` is a hash of the words alone, so the same conversation has the
-same id in every file and on every machine. A turn is one user message and the assistant message after it.
+Reads and writes nothing. `Conversation.id` is a hash of the words alone, so the same conversation
+has the same id in every file and on every machine. A turn is one user message and the assistant
+message after it.
 """
 
 import hashlib
@@ -45,7 +46,9 @@ class Message(Record):
     @field_validator("content")
     @classmethod
     def _has_words(cls, content: str) -> str:
-        """Surrounding white space is dropped: templates trim it, and the loss must see what is served."""
+        """Surrounding white space is dropped: templates trim it, and the loss must see what is
+        served.
+        """
         if not content.strip():
             raise ValueError("content is empty")
         return content.strip()
@@ -65,7 +68,12 @@ class Scenario(Record):
     """The card a conversation was written from."""
 
     topic: Literal[
-        "anxiety", "relationships", "life_transitions", "self_worth", "emotional_regulation", "edge_cases"
+        "anxiety",
+        "relationships",
+        "life_transitions",
+        "self_worth",
+        "emotional_regulation",
+        "edge_cases",
     ]
     subtopic: str
     style: Literal["terse", "conversational", "detailed", "emotional", "analytical"]
@@ -80,7 +88,8 @@ class Scenario(Record):
 class Conversation(Record):
     """An optional system message, then user and assistant in turn, ending with the assistant.
 
-    `scenario` is absent where nobody wrote a card (a person's own data); it never reaches a training line.
+    `scenario` is absent where nobody wrote a card (a person's own data); it never reaches a
+    training line.
     """
 
     messages: tuple[Message, ...]
@@ -88,12 +97,18 @@ class Conversation(Record):
 
     @model_validator(mode="after")
     def _alternates(self) -> "Conversation":
-        spoken = self.messages[1:] if self.messages and self.messages[0].role == "system" else self.messages
+        spoken = (
+            self.messages[1:]
+            if self.messages and self.messages[0].role == "system"
+            else self.messages
+        )
         for number, message in enumerate(spoken):
             expected = "user" if number % 2 == 0 else "assistant"
             if message.role != expected:
                 place = number + 1 + len(self.messages) - len(spoken)
-                raise ValueError(f"message {place} has role {message.role!r}, expected {expected!r}")
+                raise ValueError(
+                    f"message {place} has role {message.role!r}, expected {expected!r}"
+                )
         if not spoken:
             raise ValueError("there is no user message")
         if len(spoken) % 2:
@@ -103,7 +118,9 @@ class Conversation(Record):
     @property
     def id(self) -> str:
         """Twelve hex digits of the spoken words; the system prompt is not part of it."""
-        spoken = [(message.role, message.content) for message in self.messages if message.role != "system"]
+        spoken = [
+            (message.role, message.content) for message in self.messages if message.role != "system"
+        ]
         return content_hash(spoken)[:12]
 
     @property
@@ -113,7 +130,9 @@ class Conversation(Record):
     def with_system(self, prompt: str) -> "Conversation":
         """The same conversation under another system prompt."""
         spoken = tuple(message for message in self.messages if message.role != "system")
-        return self.model_copy(update={"messages": (Message(role="system", content=prompt), *spoken)})
+        return self.model_copy(
+            update={"messages": (Message(role="system", content=prompt), *spoken)}
+        )
 
     def training_line(self) -> str:
         """The training file's line: `{"messages": [...]}` and nothing else."""

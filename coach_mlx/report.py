@@ -1,7 +1,8 @@
-"""What a person reads at the end: the loss curve, and base against tuned as Markdown, HTML and JSON.
+"""What a person reads at the end: the loss curve, and base against tuned as Markdown, HTML and
+JSON.
 
-Reads nothing; writes loss.png and comparison_report.*. The HTML page carries its plots and its style inside itself
-and asks for nothing over the network.
+Reads nothing; writes loss.png and comparison_report.*. The HTML page carries its plots and its
+style inside itself and asks for nothing over the network.
 """
 
 import io
@@ -13,8 +14,10 @@ from typing import Any
 from coach_mlx.workspace import write_whole
 
 LIMITS = (
-    "This compares how likely each model finds a coach's words in conversations written for this project. It says "
-    "nothing yet about whether the replies are good or safe, and nothing about whether they help people."
+    "This compares how likely each model finds a coach's words in conversations written for this "
+    "project. It says "
+    "nothing yet about whether the replies are good or safe, and nothing about whether they help "
+    "people."
 )
 
 
@@ -25,11 +28,15 @@ def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     beside.replace(path)
 
 
-def write_comparison(result: dict[str, Any], metrics: Sequence[dict[str, Any]], folder: Path) -> None:
+def write_comparison(
+    result: dict[str, Any], metrics: Sequence[dict[str, Any]], folder: Path
+) -> None:
     """comparison_report.json, .md and .html, the same facts three times."""
     write_whole(folder / "comparison_report.md", _markdown(result))
     write_whole(folder / "comparison_report.html", _html(result, metrics))
-    write_whole(folder / "comparison_report.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_whole(
+        folder / "comparison_report.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def _figure() -> Any:
@@ -65,7 +72,10 @@ def _difference_figure(result: dict[str, Any]) -> Any:
         axes.axvline(sum(values) / len(values), color=color, linestyle=":", linewidth=1)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(conversations)), [one["conversation"] for one in conversations])
-    axes.set(xlabel="difference in nats a token (left of 0: better than the base)", title="Each held-out conversation")
+    axes.set(
+        xlabel="difference in nats a token (left of 0: better than the base)",
+        title="Each held-out conversation",
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
@@ -93,7 +103,16 @@ def _comparison_rows(result: dict[str, Any]) -> list[list[str]]:
         interval = f"{_number(found['low'], sign=True)} to {_number(found['high'], sign=True)}"
         p = "—" if found["p"] is None else f"{found['p']:.2g}"
         means = [_number(found["mean_before"]), _number(found["mean_after"])]
-        rows.append([label, *means, _number(found["mean_difference"], sign=True), interval, _number(found["t"], 2), p])
+        rows.append(
+            [
+                label,
+                *means,
+                _number(found["mean_difference"], sign=True),
+                interval,
+                _number(found["t"], 2),
+                p,
+            ]
+        )
     return rows
 
 
@@ -108,8 +127,10 @@ def _markdown(result: dict[str, Any]) -> str:
         "",
         LIMITS,
         "",
-        f"Negative log-likelihood of the coach's words, nats a token, mean over {len(result['conversations'])} "
-        f"held-out conversations; paired t-test, bootstrap interval. Measured on: {result['machine']}.",
+        "Negative log-likelihood of the coach's words, nats a token, mean over "
+        f"{len(result['conversations'])} "
+        "held-out conversations; paired t-test, bootstrap interval. Measured on: "
+        f"{result['machine']}.",
         "",
         *_table(COMPARISON_HEAD, _comparison_rows(result)),
         "",
@@ -118,7 +139,12 @@ def _markdown(result: dict[str, Any]) -> str:
         *_table(
             ["conversation", "turns", "tokens", *result["arms"]],
             [
-                [one["conversation"], str(one["turns"]), str(one["targets"]), *(_number(one[arm]) for arm in result["arms"])]
+                [
+                    one["conversation"],
+                    str(one["turns"]),
+                    str(one["targets"]),
+                    *(_number(one[arm]) for arm in result["arms"]),
+                ]
                 for one in result["conversations"]
             ],
         ),
@@ -129,7 +155,10 @@ def _markdown(result: dict[str, Any]) -> str:
         lines += ["", f"> {_one_line(reply['said'])}", ""]
         lines += [f"- **{arm}**: {_one_line(reply[arm])}" for arm in result["arms"]]
     lines += ["", "## The models compared", ""]
-    lines += [f"- {arm}: {fact['meaning']} (`{fact['sha256'][:12]}`)" for arm, fact in result["arms"].items()]
+    lines += [
+        f"- {arm}: {fact['meaning']} (`{fact['sha256'][:12]}`)"
+        for arm, fact in result["arms"].items()
+    ]
     lines += ["", "## From conversations to the served file", ""]
     lines += [f"- {_lineage_line(step)}" for step in result["lineage"]]
     lines += ["", "## Talk to it", "", "```", result["deploy_command"], "```"]
@@ -145,46 +174,20 @@ def _one_line(text: str) -> str:
 
 
 def _lineage_line(step: dict[str, Any]) -> str:
-    read, wrote = (", ".join(f"{path} {digest}" for path, digest in step[side].items()) for side in ("inputs", "outputs"))
+    read, wrote = (
+        ", ".join(f"{path} {digest}" for path, digest in step[side].items())
+        for side in ("inputs", "outputs")
+    )
     return f"{step['stage']}: {read or 'nothing on disk'} → {wrote}"
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }}: base against tuned</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-td, th { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-.verdict { font-size: 1.2rem; padding: .8rem 1rem; border-left: .4rem solid {{ "#2a7" if passed else "#c80" }}; background: #f6f6f4; }
-.said { font-style: italic; } svg { max-width: 100%; height: auto; } code { background: #f2f2f0; padding: .1rem .3rem; }
-</style></head><body>
-<h1>{{ name }}: base against tuned</h1>
-<p class="verdict"><strong>{{ verdict }}</strong>: {{ reason }}.</p>
-<p>{{ limits }}</p>
-<p>Negative log-likelihood of the coach's words, nats a token, mean over {{ conversations|length }} held-out
-conversations; paired t-test, bootstrap interval. Measured on: {{ machine }}.</p>
-<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-{{ differences|safe }}
-{{ curve|safe }}
-<h2>Replies side by side</h2>
-{% for reply in replies %}<p class="said">{{ reply.said }}</p>
-<table>{% for arm in arms %}<tr><th>{{ arm }}</th><td>{{ reply[arm] }}</td></tr>{% endfor %}</table>{% endfor %}
-<h2>The models compared</h2>
-<ul>{% for arm, fact in arms.items() %}<li>{{ arm }}: {{ fact.meaning }} (<code>{{ fact.sha256[:12] }}</code>)</li>{% endfor %}</ul>
-<h2>From conversations to the served file</h2>
-<ul>{% for line in steps %}<li>{{ line }}</li>{% endfor %}</ul>
-<h2>Talk to it</h2>
-<p><code>{{ deploy_command }}</code></p>
-</body></html>
-"""
+PAGE = Path(__file__).with_name("report.html")
 
 
 def _html(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
     from jinja2 import Environment
 
-    page = Environment(autoescape=True).from_string(PAGE)
+    page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
     return page.render(
         **result,
         limits=LIMITS,

@@ -1,7 +1,7 @@
 """Numbers in, intervals out. Nothing here knows what a model is.
 
-Letters: N conversations. Every sample is paired by conversation, and a missing value never enters: the
-caller counts it and leaves the pair out.
+Letters: N conversations. Every sample is paired by conversation, and a missing value never enters:
+the caller counts it and leaves the pair out.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,11 @@ def compare_pairs(
     """The paired t-test (two-sided) and a 95 % bootstrap interval of the mean difference.
 
     Shapes: two sequences (N,), in the same order.
-    Missing: fewer than two pairs give `None` for t, p and the interval. Without any spread the t-test is
-    undefined: p is 1 when every difference is 0, otherwise `None`, and the interval is the difference.
-    Source: Efron & Tibshirani 1993, ch. 14 (BCa); scipy's percentile interval where BCa degenerates.
+    Missing: fewer than two pairs give `None` for t, p and the interval. Without any spread the
+    t-test is undefined: p is 1 when every difference is 0, otherwise `None`, and the interval is
+    the difference.
+    Source: Efron & Tibshirani 1993, ch. 14 (BCa); scipy's percentile interval where BCa
+    degenerates.
     """
     import numpy as np
     from scipy import stats
@@ -60,7 +62,9 @@ def _bootstrap(differences: "object", rng: "object", resamples: int) -> tuple[fl
     from scipy import stats
 
     def interval(method: str) -> tuple[float, float]:
-        result = stats.bootstrap((differences,), np.mean, n_resamples=resamples, method=method, rng=rng)
+        result = stats.bootstrap(
+            (differences,), np.mean, n_resamples=resamples, method=method, rng=rng
+        )
         return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
     with warnings.catch_warnings():

@@ -1,10 +1,11 @@
 """`coach train`: LoRA on the quantized base, with the loss on the coach's words alone.
 
 Reads: training_data.jsonl and models/base/NAME/.
-Writes: adapters/NAME/ in mlx-lm's format, metrics.jsonl, loss.png and checkpoints/. A killed run goes on from its
-newest checkpoint, bit for bit on the CPU: the order of the data and every random draw are functions of the seed
-and the step.
-Fails: DataError for data that does not fit the model, ConfigError where an unfinished training had other settings.
+Writes: adapters/NAME/ in mlx-lm's format, metrics.jsonl, loss.png and checkpoints/. A killed run
+goes on from its newest checkpoint, bit for bit on the CPU: the order of the data and every random
+draw are functions of the seed and the step.
+Fails: DataError for data that does not fit the model, ConfigError where an unfinished training had
+other settings.
 """
 
 import contextlib
@@ -75,7 +76,11 @@ def set_aside(config: Config, workspace: Workspace) -> None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {"seed": config.seed, "train": config.train.model_dump(exclude=REPORTING), "base": config.base.model}
+    return {
+        "seed": config.seed,
+        "train": config.train.model_dump(exclude=REPORTING),
+        "base": config.base.model,
+    }
 
 
 def _conversations(workspace: Workspace) -> list[Conversation]:
@@ -108,7 +113,9 @@ def _prepare(
     attach_lora(model, settings)
     model.train()
     total = settings.steps or math.ceil(settings.epochs * len(batches.training))
-    optimizer = optim.AdamW(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = optim.AdamW(
+        learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+    )
     optimizer.init(model.trainable_parameters())
     return Run(model, optimizer, batches, settings, config.seed, total, workspace, fingerprint)
 
@@ -123,7 +130,8 @@ def attach_lora(model: Any, settings: TrainSection) -> None:
     adapter = _adapter_config(settings)
     linear_to_lora_layers(model, adapter["num_layers"], adapter["lora_parameters"])
     kind = type(model.layers[0])
-    if settings.grad_checkpoint and kind not in _checkpointed:  # mlx-lm wraps the class, not the layer
+    # mlx-lm wraps the class, not the layer: once a process is enough.
+    if settings.grad_checkpoint and kind not in _checkpointed:
         grad_checkpoint(model.layers[0])
         _checkpointed.add(kind)
 
@@ -143,7 +151,7 @@ def learning_rate_at(step: int, total_steps: int, settings: TrainSection) -> flo
 
 
 def validation_loss(model: Any, batches: Sequence[Sequence[Encoded]]) -> float | None:
-    """Mean negative log-likelihood a target token over the whole validation set; `None` where there is none."""
+    """Mean loss a target token over the whole validation set; `None` where there is none."""
     if not batches:
         return None
     model.eval()
@@ -153,7 +161,7 @@ def validation_loss(model: Any, batches: Sequence[Sequence[Encoded]]) -> float |
 
 
 def _train(state: Run, resumed: Path | None) -> float:
-    """All steps from the checkpoint on; the seconds they took. Raises: KeyboardInterrupt once the step is safe."""
+    """All steps from the checkpoint on; their seconds. Ctrl-C ends it once the step is saved."""
     sizes = [token_count(batch) for batch in state.batches.training]
     order = [batch_at(len(sizes), step, state.seed) for step in range(state.total_steps)]
     total = sum(sizes[number] for number in order)
@@ -161,12 +169,17 @@ def _train(state: Run, resumed: Path | None) -> float:
     first = _resume(state, resumed) if resumed else _start(state)
     done = sum(sizes[number] for number in order[:first])
     started = time.monotonic()
-    with _interrupt_after_step() as interrupted, console.progress("train", total, "tokens", done) as bar:
+    with (
+        _interrupt_after_step() as interrupted,
+        console.progress("train", total, "tokens", done) as bar,
+    ):
         window = _Window()
         for step in range(first, state.total_steps):
             batch = state.batches.training[order[step]]
             window.add(_step(state, step, batch), batch)
-            bar.advance(token_count(batch), f"step {step + 1}/{state.total_steps}  loss {window.last:.3f}")
+            bar.advance(
+                token_count(batch), f"step {step + 1}/{state.total_steps}  loss {window.last:.3f}"
+            )
             window = _after_step(state, step + 1, window)
             if interrupted():
                 _save(state, step + 1)
@@ -207,8 +220,11 @@ def _step(state: Run, step: int, batch: Sequence[Encoded]) -> float:
     import mlx.core as mx
     import mlx.nn as nn
 
-    mx.random.seed(state.seed * 1_000_003 + step)  # dropout must not depend on when the run was resumed
-    loss_of = nn.value_and_grad(state.model, lambda model: mlx_runtime.target_losses(model, batch).mean())
+    # Dropout must not depend on when the run was resumed.
+    mx.random.seed(state.seed * 1_000_003 + step)
+    loss_of = nn.value_and_grad(
+        state.model, lambda model: mlx_runtime.target_losses(model, batch).mean()
+    )
     loss, gradients = loss_of(state.model)
     state.optimizer.learning_rate = learning_rate_at(step, state.total_steps, state.settings)
     state.optimizer.update(state.model, gradients)
@@ -244,7 +260,8 @@ def _after_step(state: Run, done: int, window: _Window) -> _Window:
     window.stop()
     validate = last or done % settings.validate_every == 0
     if validate or done % settings.report_every == 0:
-        _report(state, done, window, validation_loss(state.model, state.batches.validation) if validate else None)
+        value = validation_loss(state.model, state.batches.validation) if validate else None
+        _report(state, done, window, value)
         window = _Window()
     if last or done % settings.checkpoint_every == 0:
         _save(state, done)
@@ -276,7 +293,9 @@ def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signum)
-        console.say("Stopping after this step. Ctrl-C again stops at once, back to the last checkpoint.")
+        console.say(
+            "Stopping after this step. Ctrl-C again stops at once, back to the last checkpoint."
+        )
 
     before = signal.signal(signal.SIGINT, ask)
     try:
@@ -300,7 +319,7 @@ def _summary(state: Run, seconds: float) -> dict[str, Any]:
 
 
 def show_mask(config: Config, workspace: Workspace) -> dict[str, Any]:
-    """`coach train --show-mask`: the first training conversation, every token the loss counts in green."""
+    """`coach train --show-mask`: a conversation with every token the loss counts in green."""
     from rich.text import Text
 
     chat = _conversations(workspace)[0].chat()
@@ -309,6 +328,8 @@ def show_mask(config: Config, workspace: Workspace) -> dict[str, Any]:
     check_mask(tokenizer, chat, encoded)
     styled = Text()
     for target, group in itertools.groupby(zip(*encoded, strict=True), key=lambda pair: pair[1]):
-        styled.append(tokenizer.decode([token for token, _ in group]), "bold green" if target else "dim")
+        styled.append(
+            tokenizer.decode([token for token, _ in group]), "bold green" if target else "dim"
+        )
     console.show(styled)
     return {"tokens": len(encoded.token_ids), "targets": sum(encoded.is_target)}

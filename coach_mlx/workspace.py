@@ -1,8 +1,8 @@
 """Every path, and the memory of what is complete.
 
-A stage is complete when its manifest exists and the settings, inputs and outputs it names are still the ones on
-disk. The manifest is written last, so a killed stage has none. Files are hashed once: while a file keeps its size
-and its modification time, its hash is taken from the manifest.
+A stage is complete when its manifest exists and the settings, inputs and outputs it names are still
+the ones on disk. The manifest is written last, so a killed stage has none. Files are hashed once:
+while a file keeps its size and its modification time, its hash is taken from the manifest.
 """
 
 import contextlib
@@ -59,7 +59,9 @@ class Manifest(Record):
 
 
 class Workspace:
-    """The folders of one config under one root. The config named `coach` has output/ and reports/ to itself."""
+    """The folders of one config under one root. The config named `coach` has output/ and reports/
+    to itself.
+    """
 
     def __init__(self, root: Path, config: Config) -> None:
         name = config.name
@@ -82,7 +84,9 @@ class Workspace:
         self.manifests = self.output / "manifests"
 
     def find(self, name: str) -> Path:
-        """A file named in the config: in the workspace, otherwise the one that comes with the project."""
+        """A file named in the config: in the workspace, otherwise the one that comes with the
+        project.
+        """
         here = self.root / name
         return here if here.exists() or not (PROJECT / name).exists() else PROJECT / name
 
@@ -92,19 +96,24 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one process writes; the lock goes with the process, however it ends. Raises: ToolError."""
+        """Only one process writes; the lock goes with the process, however it ends. Raises:
+        ToolError.
+        """
         self.manifests.mkdir(parents=True, exist_ok=True)
         with (self.manifests / ".lock").open("w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ToolError(
-                    f"Another coach is at work in {self.output}. Wait for it, or give this one --workspace DIR."
+                    f"Another coach is at work in {self.output}. Wait for it, or give this one "
+                    "--workspace DIR."
                 ) from None
             yield
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The stage's manifest, whatever it is worth now; `None` where there is none that can be read."""
+        """The stage's manifest, whatever it is worth now; `None` where there is none that can be
+        read.
+        """
         try:
             return Manifest.model_validate_json((self.manifests / f"{stage}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -118,11 +127,15 @@ class Workspace:
         for paths, stamps in ((plan.inputs, manifest.inputs), (plan.outputs, manifest.outputs)):
             if {self.shown(path) for path in paths} != set(stamps):
                 return None
-            if not all(path.is_file() and is_same(path, stamps[self.shown(path)]) for path in paths):
+            if not all(
+                path.is_file() and is_same(path, stamps[self.shown(path)]) for path in paths
+            ):
                 return None
         return manifest
 
-    def record(self, stage: str, plan: Plan, seed: int, seconds: float, result: dict[str, Any]) -> Manifest:
+    def record(
+        self, stage: str, plan: Plan, seed: int, seconds: float, result: dict[str, Any]
+    ) -> Manifest:
         """Write the stage's manifest: the last act of a stage."""
         manifest = Manifest(
             stage=stage,
@@ -173,7 +186,9 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of `path` when the block ends well, and is gone when it does not."""
+    """A folder to fill that takes the place of `path` when the block ends well, and is gone when it
+    does not.
+    """
     beside = path.with_name(path.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -192,7 +207,8 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise ToolError(
-            f"{purpose} needs about {needed_bytes / 1e9:.1f} GB on the disk of {existing}, and {free / 1e9:.1f} GB "
+            f"{purpose} needs about {needed_bytes / 1e9:.1f} GB on the disk of {existing}, and "
+            f"{free / 1e9:.1f} GB "
             "are free. Make room, or use --workspace DIR on another disk."
         )
 
@@ -221,9 +237,11 @@ def read_conversations(path: Path) -> list[Conversation]:
         except ValidationError as error:
             problems += [f"  {path}:{number}: {_explain(problem)}" for problem in error.errors()]
     if problems:
-        shown = problems[:50] + ([f"  … and {len(problems) - 50} more"] if len(problems) > 50 else [])
+        shown = problems[:50] + (
+            [f"  … and {len(problems) - 50} more"] if len(problems) > 50 else []
+        )
         heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}:"
-        hint = 'Each line must be {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", …}, …]}.'
+        hint = 'A line must be {"messages": [{"role": "user", "content": "…"}, …]}.'
         raise DataError("\n".join([heading, *shown, hint]))
     if not conversations:
         raise DataError(f"{path} holds no conversation.")
@@ -251,7 +269,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def _explain(problem: Any) -> str:
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    place = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
+    ).lstrip(".")
     said = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {said}" if place else said
 

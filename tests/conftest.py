@@ -1,0 +1,159 @@
+"""Real things, made once: the packaged model imported, and a tiny random one for what need not be wise."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from coach_mlx import importer, mlx_runtime
+from coach_mlx.config import Config, load_config
+from coach_mlx.records import Conversation
+from coach_mlx.workspace import PROJECT, Workspace, read_conversations
+
+mlx_runtime.prepare()
+settings.register_profile("coach", deadline=None, max_examples=60)
+settings.load_profile("coach")
+
+STARTERS = PROJECT / "reference" / "starter-conversations.jsonl"
+
+
+@functools.cache
+def without_network() -> tuple[str, ...]:
+    """A network namespace with nothing in it, where this machine allows one."""
+    command = ("unshare", "--map-root-user", "--net")
+    if shutil.which("unshare") is None:
+        return ()
+    allowed = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if allowed else ()
+
+
+def coach_command(*arguments: str) -> list[str]:
+    script = str(PROJECT / "tests" / "closed_network.py")
+    return [*without_network(), sys.executable, script, *arguments]
+
+
+def coach(*arguments: str, stdin: str = "", timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, the network closed."""
+    return subprocess.run(
+        coach_command(*arguments),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture(scope="session")
+def starters() -> list[Conversation]:
+    return read_conversations(STARTERS)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model as an MLX folder."""
+    config = load_config(None, ["name=demo", "base.model=smollm2"])
+    workspace = Workspace(tmp_path_factory.mktemp("smollm2"), config)
+    importer.run(config, workspace)
+    return workspace.base
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smollm2: Path) -> Any:
+    return mlx_runtime.open_tokenizer(smollm2)
+
+
+def make_tiny(folder: Path, tokenizer_from: Path, family: str = "llama", **facts: Any) -> Path:
+    """A random model of two layers with a real tokenizer: real files, no wisdom."""
+    import importlib
+
+    import mlx.core as mx
+    from mlx_lm.utils import save_model
+
+    module = importlib.import_module(f"mlx_lm.models.{family}")
+    settings = {
+        "model_type": family,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 49152,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "head_dim": 16,
+        "eos_token_id": 2,
+        **facts,
+    }
+    folder.mkdir(parents=True)
+    mx.random.seed(3)
+    model = module.Model(module.ModelArgs.from_dict(settings))
+    save_model(folder, model)
+    (folder / "config.json").write_text(json.dumps(settings))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer_from / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("tiny") / "tiny", smollm2)
+
+
+def shortened(conversations: Sequence[Conversation], turns: int) -> list[str]:
+    """Lines of a conversations file: the cards, and the first turns."""
+    lines = []
+    for one in conversations:
+        messages = one.chat()[: 2 * turns]
+        card = one.scenario.model_dump(mode="json") if one.scenario else None
+        lines.append(json.dumps({"scenario": card, "messages": messages}) + "\n")
+    return lines
+
+
+TinyRun = tuple[Config, Workspace, list[str]]
+
+
+@pytest.fixture
+def tiny_project(tmp_path: Path, tiny: Path, starters: list[Conversation]) -> Callable[..., TinyRun]:
+    """A workspace with short conversations and the tiny base: config, workspace, command-line options."""
+
+    def make(*overrides: str, root: Path = tmp_path) -> TinyRun:
+        source = root / "output" / "tiny" / "conversations.jsonl"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        if not source.exists():
+            source.write_text("".join(shortened(starters[:14], 2)), encoding="utf-8")
+        settings = [
+            "name=tiny",
+            f"base.model={tiny}",
+            "base.group_size=32",
+            f"dataset.conversations={source}",
+            "dataset.min_holdout=4",
+            "train.steps=4",
+            "train.rank=4",
+            "train.learning_rate=1e-2",
+            "train.report_every=1",
+            "train.checkpoint_every=2",
+            "evaluate.replies=1",
+            "evaluate.reply_turn=1",
+            "evaluate.reply_tokens=4",
+            "serve.num_ctx=1024",
+            *overrides,
+        ]
+        options = ["--workspace", str(root), "--config", str(PROJECT / "config" / "coach.yaml")]
+        for setting in settings:
+            options += ["--set", setting]
+        config = load_config(None, settings)
+        return config, Workspace(root, config), options
+
+    return make
