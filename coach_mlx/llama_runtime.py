@@ -70,38 +70,52 @@ def require_whole_gguf(path: Path) -> None:
 def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Any:
     """Negative log-likelihood of each target token given all tokens before it.
 
-    Shapes: token_ids and is_target (T,) -> float64 array (number of targets,). The first token has
-    nothing before it and is never a target.
+    Shapes: token_ids and is_target (T,) -> float64 array (K,), K targets. The first token has nothing
+    before it and is never a target.
     Units: nats.
     """
     import numpy as np
 
+    wanted = [*is_target[1:], False]
+    losses = []
+    for place, logits in _logits(llama, token_ids, wanted):
+        top = logits.max()
+        total = top + np.log(np.exp(logits - top).sum())
+        losses.append(total - logits[token_ids[place + 1]])
+    return np.asarray(losses)
+
+
+def likeliest_tokens(llama: Any, token_ids: Sequence[int]) -> Any:
+    """The token each position would be followed by, (T,) -> (T,)."""
+    import numpy as np
+
+    wanted = [True] * len(token_ids)
+    return np.asarray([int(logits.argmax()) for _, logits in _logits(llama, token_ids, wanted)])
+
+
+def _logits(
+    llama: Any, token_ids: Sequence[int], wanted: Sequence[bool]
+) -> Iterator[tuple[int, Any]]:
+    """Position and float64 logits (V,) wherever `wanted` says so, from an empty context."""
+    import numpy as np
+
     if len(token_ids) > llama.n_ctx():
         raise DataError(f"{len(token_ids)} tokens do not fit into a context of {llama.n_ctx()}.")
-    llama_cpp, context, vocabulary = library(), llama.ctx, llama.n_vocab()
+    llama_cpp, context, shape = library(), llama.ctx, (llama.n_vocab(),)
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
-    losses: list[float] = []
     try:
         for start in range(0, len(token_ids), BATCH):
-            chunk = range(start, min(start + BATCH, len(token_ids)))
-            wanted = [place + 1 < len(token_ids) and is_target[place + 1] for place in chunk]
-            _fill(batch, [token_ids[place] for place in chunk], start, wanted)
+            _fill(batch, token_ids[start : start + BATCH], start, wanted[start : start + BATCH])
             if llama_cpp.llama_decode(context, batch):
                 raise DataError("llama.cpp could not decode a conversation.")
-            for row, place in enumerate(chunk):
-                if wanted[row]:
+            for row in range(batch.n_tokens):
+                if wanted[start + row]:
                     pointer = llama_cpp.llama_get_logits_ith(context, row)
-                    logits = np.ctypeslib.as_array(pointer, shape=(vocabulary,)).astype(
-                        np.float64
-                    )  # (V,)
-                    top = logits.max()
-                    total = top + np.log(np.exp(logits - top).sum())
-                    losses.append(float(total - logits[token_ids[place + 1]]))
+                    yield start + row, np.ctypeslib.as_array(pointer, shape).astype(np.float64)
     finally:
         llama_cpp.llama_batch_free(batch)
         llama.reset()
-    return np.asarray(losses)
 
 
 def _fill(batch: Any, token_ids: Sequence[int], first: int, wanted: Sequence[bool]) -> None:

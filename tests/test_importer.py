@@ -1,0 +1,179 @@
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_tiny
+
+from coach_mlx import chat_format, gguf, importer, llama_runtime, mlx_runtime
+from coach_mlx.config import load_config
+from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
+from coach_mlx.records import Conversation
+from coach_mlx.workspace import Workspace
+
+FRAGMENTS = [
+    "I'm", "we'll", "don't", "they'd've", "it’s", "2026", "007", "3.14159", "1,234,567", "½", "x²",
+    "\n", "\n\n", "\r\n", "\t", "   ", " \n ", "…", "—", "«oui»", "naïve", "Straße", "İstanbul",
+    "東京", "こんにちは", "안녕하세요", "Привет", "مرحبا", "שלום", "नमस्ते", "สวัสดี", "😀", "👩🏽‍⚕️", "🇳🇴",
+    "e\u0301", "\u200b", "\ufeff", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n",
+    "{{ messages }}", "</s>", "[INST]", "<jupyter_code>", "http://a.b/c?d=e&f=1", "a@b.co", "C++", "#!",
+    "'", '"', "''", "`code`", "snake_case", "CamelCase", "ALLCAPS", "ok", " word", "word ", ".", "?!",
+]  # fmt: skip
+
+
+def varied_texts(count: int) -> list[str]:
+    draw = random.Random(20261122)
+    return [
+        draw.choice(("", " ")).join(draw.choices(FRAGMENTS, k=draw.randint(1, 12)))
+        for _ in range(count)
+    ]
+
+
+def test_the_imported_tokenizer_splits_text_as_llama_cpp_does(
+    tokenizer: Any, starters: list[Conversation]
+) -> None:
+    llama = llama_runtime.open_gguf(importer.packaged_gguf(), 0, vocabulary_only=True)
+    texts = varied_texts(1200) + [message.content for one in starters for message in one.messages]
+    assert len(set(texts)) >= 1000
+    different = [
+        text
+        for text in texts
+        if tokenizer.encode(text, add_special_tokens=False)
+        != llama.tokenize(text.encode(), add_bos=False, special=True)
+    ]
+    assert different == []
+
+
+def test_the_imported_model_predicts_what_llama_cpp_predicts(
+    smollm2: Path, starters: list[Conversation]
+) -> None:
+    """Top-1 agreement on openings of all topics; the whole set is benchmarks/import_parity.py."""
+    import mlx.core as mx
+
+    loaded = mlx_runtime.open_model(smollm2)
+    llama = llama_runtime.open_gguf(importer.packaged_gguf(), num_ctx=512)
+    same = total = 0
+    for one in starters[::4]:
+        token_ids = chat_format.encode_conversation(loaded.tokenizer, one.chat()[:6]).token_ids[:200]
+        ours = np.array(mx.argmax(loaded.model(mx.array([token_ids])), axis=-1)[0])
+        same += int((ours == llama_runtime.likeliest_tokens(llama, token_ids)).sum())
+        total += len(token_ids)
+    assert total > 800
+    assert same / total >= 0.95
+
+
+def test_plain_mlx_lm_opens_the_imported_folder(smollm2: Path) -> None:
+    import mlx_lm
+
+    model, tokenizer = mlx_lm.load(str(smollm2))
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "bits")}
+    assert layers["model.layers.0.self_attn.q_proj"].bits == 4
+    assert layers["model.embed_tokens"].bits == 8
+    assert tokenizer.chat_template
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_gguf_row_order_is_undone_on_packed_rows_as_well() -> None:
+    import mlx.core as mx
+
+    for shape, heads in (((12, 5), 3), ((16, 1), 2), ((8, 3), 1)):
+        array = mx.arange(shape[0] * shape[1]).reshape(shape)
+        assert mx.array_equal(importer.unpermute(gguf.permute(array, heads), heads), array)
+    # One head of four rows, pairs (0, 2) and (1, 3) side by side in GGUF.
+    assert importer.unpermute(mx.array([[0], [2], [1], [3]]), 1).flatten().tolist() == [0, 1, 2, 3]
+
+
+def run_import(tmp_path: Path, model: str, *overrides: str) -> Workspace:
+    config = load_config(None, [f"base.model={model}", "base.group_size=32", *overrides])
+    workspace = Workspace(tmp_path, config)
+    importer.run(config, workspace)
+    return workspace
+
+
+def test_a_16_bit_folder_is_quantized_on_import(tmp_path: Path, tiny: Path) -> None:
+    workspace = run_import(tmp_path, str(tiny), "base.bits=8")
+    settings = json.loads((workspace.base / "config.json").read_text())
+    assert settings["quantization"]["bits"] == 8
+    assert mlx_runtime.open_model(workspace.base).config["hidden_size"] == 64
+    facts = json.loads(workspace.base_marker.read_text())
+    assert facts["files"]["model.safetensors"] == (workspace.base / "model.safetensors").stat().st_size
+
+
+def test_a_quantized_folder_keeps_its_numbers(tmp_path: Path, smollm2: Path) -> None:
+    workspace = run_import(tmp_path, str(smollm2))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (workspace.base / name).read_bytes() == (smollm2 / name).read_bytes()
+
+
+def test_a_truncated_gguf_is_refused(tmp_path: Path) -> None:
+    whole = importer.packaged_gguf().read_bytes()
+    for share in (0.0, 0.00001, 0.5, 0.999):
+        cut = tmp_path / "cut.gguf"
+        cut.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DataError, match="cut short"):
+            run_import(tmp_path, str(cut))
+    assert list((tmp_path / "models" / "base").glob("*")) == []
+
+
+def test_truncated_safetensors_are_refused(tmp_path: Path, tiny: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny, folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for size in (0, 4, 100, len(whole) - 1):
+        weights.write_bytes(whole[:size])
+        with pytest.raises(DataError, match="not (a )?whole"):
+            run_import(tmp_path, str(folder))
+
+
+def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no .*nowhere.*base\.model=smollm2"):
+        run_import(tmp_path, "./nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ToolError, match="no model in"):
+        run_import(tmp_path, str(tmp_path / "empty"))
+
+
+def test_a_hub_that_does_not_answer_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(BackendError, match="did not give nobody/nothing"):
+        run_import(tmp_path, "nobody/nothing")
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, tiny: Path) -> None:
+    folder = tmp_path / "base-model"
+    shutil.copytree(tiny, folder)
+    facts = json.loads((folder / "tokenizer_config.json").read_text())
+    del facts["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="no chat template"):
+        run_import(tmp_path, str(folder))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_target_losses_are_those_of_the_whole_logits(
+    tmp_path: Path, smollm2: Path, tokenizer: Any, family: str
+) -> None:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    folder = make_tiny(tmp_path / family, smollm2, family, tie_word_embeddings=family != "qwen2")
+    model = mlx_runtime.open_model(folder).model
+    chats = [
+        [{"role": "user", "content": "hi " * n}, {"role": "assistant", "content": "yes " * n}]
+        for n in (3, 9)
+    ]
+    batch = [chat_format.encode_conversation(tokenizer, chat) for chat in chats]
+    expected = []
+    for part in batch:
+        logits = model(mx.array([part.token_ids[:-1]]))[0].astype(mx.float32)
+        losses = nn.losses.cross_entropy(logits, mx.array(part.token_ids[1:]))
+        expected += [loss for loss, t in zip(losses.tolist(), part.is_target[1:], strict=True) if t]
+    found = mlx_runtime.target_losses(model, batch).tolist()
+    assert found == pytest.approx(expected, rel=1e-4)
