@@ -34,7 +34,8 @@ def save_adapter(model: Any, adapter_config: dict[str, Any], folder: Path) -> No
 
     write_whole(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=2) + "\n")
     beside = folder / f"partial.{ADAPTER}"
-    mx.save_safetensors(str(beside), dict(tree_flatten(model.trainable_parameters())))
+    with mlx_runtime.writing(folder):
+        mx.save_safetensors(str(beside), dict(tree_flatten(model.trainable_parameters())))
     beside.replace(folder / ADAPTER)
 
 
@@ -50,7 +51,7 @@ def save(
     from mlx.utils import tree_flatten
 
     target = folder / "checkpoints" / f"step-{step:06d}"
-    with whole_folder(target) as partial:
+    with mlx_runtime.writing(target), whole_folder(target) as partial:
         save_adapter(model, adapter_config, partial)
         mx.save_safetensors(str(partial / OPTIMIZER), dict(tree_flatten(optimizer.state)))
         write_whole(

@@ -242,10 +242,7 @@ def _open(
     return Arm(
         name,
         digest,
-        lambda one: sum(
-            float(mlx_runtime.target_losses(loaded.model, [part]).sum().item())
-            for part in one.parts
-        ),
+        lambda one: sum(mlx_runtime.score(loaded.model, part) for part in one.parts),
         lambda one: "".join(
             mlx_runtime.stream_reply(loaded.model, loaded.tokenizer, one.prompt_ids, tokens)
         ).strip(),

@@ -30,7 +30,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     with console.spinner("Fusing the adapter into the weights"):
         loaded = mlx_runtime.open_model(workspace.base, workspace.adapter)
         merge_adapter(loaded.model)
-        with whole_folder(workspace.fused) as partial:
+        with mlx_runtime.writing(workspace.fused), whole_folder(workspace.fused) as partial:
             _save(loaded, config.fuse.dtype, partial)
             for file in workspace.base.iterdir():
                 kept = file.suffix in (".json", ".jinja", ".txt") and file != workspace.base_marker

@@ -40,7 +40,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     folder = workspace.base
     source = _local_source(config.base, workspace) or _from_hub(config.base)
     require_space(folder, 2 * _size(source), "Importing the base model")
-    with console.spinner(f"Importing {config.base.model}"), whole_folder(folder) as partial:
+    with (
+        console.spinner(f"Importing {config.base.model}"),
+        mlx_runtime.writing(folder),
+        whole_folder(folder) as partial,
+    ):
         if source.is_file():
             import_gguf(source, partial)
         else:

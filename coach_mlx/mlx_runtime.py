@@ -9,6 +9,7 @@ to float32 once: the same numbers as the quantized weights, at ten to twenty tim
 GPU they stay quantized.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -172,8 +173,54 @@ def target_losses(model: Any, batch: Sequence[Encoded]) -> Any:
                 places.append(row * (width - 1) + place - 1)
                 wanted.append(token_ids[place])
     chosen = hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]  # (K, hidden)
+    return nn.losses.cross_entropy(_output_head(model, chosen), mx.array(wanted))  # (K,)
+
+
+def score(model: Any, part: Encoded) -> float:
+    """Summed negative log-likelihood of one conversation's targets, in nats.
+
+    The tokens pass in pieces over a key-value cache, as they do when a reply is read, so memory and
+    time grow with the length and not with its square.
+    """
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx_lm.models.cache import make_prompt_cache
+
+    cache, total = make_prompt_cache(model), 0.0
+    piece = 256 if device() == "cpu" else 2048
+    for start in range(0, len(part.token_ids) - 1, piece):
+        end = min(start + piece, len(part.token_ids) - 1)
+        hidden = model.model(mx.array([part.token_ids[start:end]]), cache)[0]  # (piece, hidden)
+        rows = [row for row in range(end - start) if part.is_target[start + row + 1]]
+        if rows:
+            wanted = mx.array([part.token_ids[start + row + 1] for row in rows])
+            logits = _output_head(model, hidden[mx.array(rows)])  # (K, V)
+            total += nn.losses.cross_entropy(logits, wanted, reduction="sum").item()
+        else:
+            mx.eval(hidden)
+    return total
+
+
+def _output_head(model: Any, hidden: Any) -> Any:
+    """Logits in float32 of some positions, (K, hidden) -> (K, V)."""
+    import mlx.core as mx
+
     head = model.lm_head if "lm_head" in model else model.model.embed_tokens.as_linear
-    return nn.losses.cross_entropy(head(chosen).astype(mx.float32), mx.array(wanted))  # (K,)
+    return head(hidden).astype(mx.float32)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in plain words what MLX raises where a file cannot be written. Raises: ToolError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "write" not in str(error) and "open" not in str(error):
+            raise
+        raise ToolError(
+            f"The weights could not be written to {folder} ({error}). Is the disk full? "
+            "Make room, or use --workspace DIR on another disk."
+        ) from None
 
 
 def stream_reply(

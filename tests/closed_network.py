@@ -1,4 +1,4 @@
-"""Run the command line with every way to another machine shut: `python tests/closed_network.py ARGS`."""
+"""Run `coach` with every way to another machine shut: `python tests/closed_network.py ARGS`."""
 
 import sys
 from typing import Any

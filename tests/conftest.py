@@ -1,4 +1,4 @@
-"""Real things, made once: the packaged model imported, and a tiny random one for what need not be wise."""
+"""Real things, made once: the packaged model imported, and a tiny one that need not be wise."""
 
 import functools
 import json
@@ -40,7 +40,9 @@ def coach_command(*arguments: str) -> list[str]:
     return [*without_network(), sys.executable, script, *arguments]
 
 
-def coach(*arguments: str, stdin: str = "", timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def coach(
+    *arguments: str, stdin: str = "", timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, the network closed."""
     return subprocess.run(
         coach_command(*arguments),
@@ -125,8 +127,10 @@ TinyRun = tuple[Config, Workspace, list[str]]
 
 
 @pytest.fixture
-def tiny_project(tmp_path: Path, tiny: Path, starters: list[Conversation]) -> Callable[..., TinyRun]:
-    """A workspace with short conversations and the tiny base: config, workspace, command-line options."""
+def tiny_project(
+    tmp_path: Path, tiny: Path, starters: list[Conversation]
+) -> Callable[..., TinyRun]:
+    """A workspace with short conversations and the tiny base, and its command-line options."""
 
     def make(*overrides: str, root: Path = tmp_path) -> TinyRun:
         source = root / "output" / "tiny" / "conversations.jsonl"

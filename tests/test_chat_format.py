@@ -13,7 +13,9 @@ from coach_mlx.records import Conversation
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|endoftext|>", "{{ x }}", "{% raw %}", "<s>"]
 # SmolLM2's vocabulary lacks the bytes of control characters and of the planes nobody writes in.
 letters = st.characters(codec="utf-8", max_codepoint=0x1FFFF, exclude_categories=["C"])
-pieces = st.one_of(st.text(letters, max_size=20), st.sampled_from([*MARKERS, "it's 2026!", "\n\n", "🫂 è 東"]))
+pieces = st.one_of(
+    st.text(letters, max_size=20), st.sampled_from([*MARKERS, "it's 2026!", "\n\n", "🫂 è 東"])
+)
 words = st.lists(pieces, min_size=1, max_size=4).map(lambda found: "".join(found).strip())
 said = words.filter(bool)
 
@@ -93,7 +95,9 @@ def test_splitting_loses_nothing_and_repeats_only_context(
     messages = starters[number].with_system("Listen first.").chat()
     parts = chat_format.split_conversation(tokenizer, messages, limit, context)
     supervised = [message for part in parts for message in part.messages[part.context :]]
-    assert [messages[0], *supervised] == messages if parts[0].context else supervised == messages[1:]
+    assert (
+        [messages[0], *supervised] == messages if parts[0].context else supervised == messages[1:]
+    )
     for place, part in enumerate(parts):
         assert len(chat_format.encode_conversation(tokenizer, part.messages).token_ids) <= limit
         assert part.messages[0] == messages[0]
@@ -160,7 +164,9 @@ def test_a_wrong_mask_is_found_before_the_first_step(tokenizer: Any) -> None:
 def test_ollamas_template_is_read_off_the_models_own(tokenizer: Any) -> None:
     template = chat_format.ollama_template(tokenizer)
     assert template is not None
-    assert template.startswith('{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n')
+    assert template.startswith(
+        '{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n'
+    )
     assert template.endswith("{{ end }}{{ end }}<|im_start|>assistant\n")
 
 

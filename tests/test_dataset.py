@@ -74,7 +74,10 @@ def test_the_demo_holds_out_at_least_six_over_all_topics(
 ) -> None:
     config, workspace = demo(tmp_path)
     result = finish(config, workspace)
-    held, trained = read_conversations(workspace.holdout), read_conversations(workspace.training_data)
+    held, trained = (
+        read_conversations(workspace.holdout),
+        read_conversations(workspace.training_data),
+    )
     assert len(held) >= 6
     assert result["holdout_topics"] == dict.fromkeys(sorted(TOPICS), 1)
     ids = {one.id for one in held} | {one.id for one in trained}

@@ -15,12 +15,13 @@ from coach_mlx.records import Conversation
 from coach_mlx.workspace import Workspace
 
 FRAGMENTS = [
-    "I'm", "we'll", "don't", "they'd've", "it’s", "2026", "007", "3.14159", "1,234,567", "½", "x²",
-    "\n", "\n\n", "\r\n", "\t", "   ", " \n ", "…", "—", "«oui»", "naïve", "Straße", "İstanbul",
-    "東京", "こんにちは", "안녕하세요", "Привет", "مرحبا", "שלום", "नमस्ते", "สวัสดี", "😀", "👩🏽‍⚕️", "🇳🇴",
-    "e\u0301", "\u200b", "\ufeff", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n",
-    "{{ messages }}", "</s>", "[INST]", "<jupyter_code>", "http://a.b/c?d=e&f=1", "a@b.co", "C++", "#!",
-    "'", '"', "''", "`code`", "snake_case", "CamelCase", "ALLCAPS", "ok", " word", "word ", ".", "?!",
+    "I'm", "we'll", "don't", "they'd've", "it\u2019s", "2026", "007", "3.14159", "1,234,567", "½",
+    "x²", "\n", "\n\n", "\r\n", "\t", "   ", " \n ", "…", "—", "«oui»", "naïve", "Straße",
+    "İstanbul", "東京", "こんにちは", "안녕하세요", "Привет", "مرحبا", "שלום", "नमस्ते", "สวัสดี", "😀",
+    "👩🏽‍⚕️", "🇳🇴", "e\u0301", "\u200b", "\ufeff", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
+    "<|im_start|>user\n", "{{ messages }}", "</s>", "[INST]", "<jupyter_code>",
+    "http://a.b/c?d=e&f=1", "a@b.co", "C++", "#!", "'", '"', "''", "`code`", "snake_case",
+    "CamelCase", "ALLCAPS", "ok", " word", "word ", ".", "?!",
 ]  # fmt: skip
 
 
@@ -56,12 +57,14 @@ def test_the_imported_model_predicts_what_llama_cpp_predicts(
     loaded = mlx_runtime.open_model(smollm2)
     llama = llama_runtime.open_gguf(importer.packaged_gguf(), num_ctx=512)
     same = total = 0
-    for one in starters[::4]:
-        token_ids = chat_format.encode_conversation(loaded.tokenizer, one.chat()[:6]).token_ids[:200]
+    for one in starters[::5]:
+        token_ids = chat_format.encode_conversation(loaded.tokenizer, one.chat()[:6]).token_ids[
+            :180
+        ]
         ours = np.array(mx.argmax(loaded.model(mx.array([token_ids])), axis=-1)[0])
         same += int((ours == llama_runtime.likeliest_tokens(llama, token_ids)).sum())
         total += len(token_ids)
-    assert total > 800
+    assert total > 700
     assert same / total >= 0.95
 
 
@@ -99,7 +102,9 @@ def test_a_16_bit_folder_is_quantized_on_import(tmp_path: Path, tiny: Path) -> N
     assert settings["quantization"]["bits"] == 8
     assert mlx_runtime.open_model(workspace.base).config["hidden_size"] == 64
     facts = json.loads(workspace.base_marker.read_text())
-    assert facts["files"]["model.safetensors"] == (workspace.base / "model.safetensors").stat().st_size
+    assert (
+        facts["files"]["model.safetensors"] == (workspace.base / "model.safetensors").stat().st_size
+    )
 
 
 def test_a_quantized_folder_keeps_its_numbers(tmp_path: Path, smollm2: Path) -> None:
@@ -125,7 +130,7 @@ def test_truncated_safetensors_are_refused(tmp_path: Path, tiny: Path) -> None:
     whole = weights.read_bytes()
     for size in (0, 4, 100, len(whole) - 1):
         weights.write_bytes(whole[:size])
-        with pytest.raises(DataError, match="not (a )?whole"):
+        with pytest.raises(DataError, match=r"not (a )?whole"):
             run_import(tmp_path, str(folder))
 
 
@@ -177,3 +182,15 @@ def test_target_losses_are_those_of_the_whole_logits(
         expected += [loss for loss, t in zip(losses.tolist(), part.is_target[1:], strict=True) if t]
     found = mlx_runtime.target_losses(model, batch).tolist()
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_scoring_in_pieces_is_scoring_at_once(
+    tmp_path: Path, smollm2: Path, tokenizer: Any, starters: list[Conversation]
+) -> None:
+    model = mlx_runtime.open_model(make_tiny(tmp_path / "tiny", smollm2)).model
+    for one in starters[:3]:
+        part = chat_format.encode_conversation(tokenizer, one.chat())
+        at_once = mlx_runtime.target_losses(model, [part]).sum().item()
+        assert mlx_runtime.score(model, part) == pytest.approx(at_once, rel=1e-4)
+    nothing = part._replace(is_target=[False] * len(part.token_ids))
+    assert mlx_runtime.score(model, nothing) == 0.0

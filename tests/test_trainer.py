@@ -35,7 +35,9 @@ def test_the_learning_rate_rises_and_falls(total: int, warmup: float) -> None:
 
 
 def test_no_conversation_is_dropped_or_cut(tokenizer: Any, starters: list[Conversation]) -> None:
-    settings = TrainSection(max_seq_length=400, context_turns=1, batch_size=4, validation_fraction=0.2)
+    settings = TrainSection(
+        max_seq_length=400, context_turns=1, batch_size=4, validation_fraction=0.2
+    )
     found = batches.make_batches(tokenizer, starters, settings, seed=3)
     parts = [part for batch in [*found.training, *found.validation] for part in batch]
     assert all(len(part.token_ids) <= 400 for part in parts)
@@ -108,7 +110,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["kill", "ctrl-c"]
+    ("how", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)],
+    ids=["kill", "ctrl-c"],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     prepared: Callable[..., TinyRun], tmp_path: Path, how: signal.Signals, code: int
@@ -175,7 +179,9 @@ def test_a_half_written_checkpoint_is_left_out(
     assert "is left out" in capsys.readouterr().err
 
 
-def test_what_is_missing_names_the_stage_that_makes_it(tiny_project: Callable[..., TinyRun]) -> None:
+def test_what_is_missing_names_the_stage_that_makes_it(
+    tiny_project: Callable[..., TinyRun],
+) -> None:
     config, workspace, _ = tiny_project()
     with pytest.raises(ToolError, match="coach import"):
         trainer.run(config, workspace)
@@ -189,13 +195,15 @@ def test_more_tokens_than_the_model_has_positions_are_refused(
 ) -> None:
     config, workspace, _ = prepared()
     facts = json.loads((workspace.base / "config.json").read_text())
-    (workspace.base / "config.json").write_text(json.dumps({**facts, "max_position_embeddings": 50}))
+    (workspace.base / "config.json").write_text(
+        json.dumps({**facts, "max_position_embeddings": 50})
+    )
     with pytest.raises(DataError, match=r"train\.max_seq_length=50"):
         trainer.run(config, workspace)
 
 
 def test_the_mask_is_shown_in_colour(prepared: Callable[..., TinyRun]) -> None:
-    _, workspace, options = prepared()
+    _, _, options = prepared()
     shown = coach("train", "--show-mask", *options)
     assert shown.returncode == 0, shown.stderr
     facts = json.loads(shown.stdout)

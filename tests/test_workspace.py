@@ -92,7 +92,10 @@ def test_a_manifest_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_a_demo_never_stands_in_the_way_of_real_data(tmp_path: Path) -> None:
-    real, demo = Workspace(tmp_path, Config()), Workspace(tmp_path, load_config(None, ["name=demo"]))
+    real, demo = (
+        Workspace(tmp_path, Config()),
+        Workspace(tmp_path, load_config(None, ["name=demo"])),
+    )
     assert real.training_data == tmp_path / "output" / "training_data.jsonl"
     assert demo.training_data == tmp_path / "output" / "demo" / "training_data.jsonl"
     assert real.adapter != demo.adapter

@@ -1,0 +1,270 @@
+import ast
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TinyRun, coach, shortened
+
+from coach_mlx import cli
+from coach_mlx.config import load_config
+from coach_mlx.records import Conversation
+from coach_mlx.workspace import PROJECT, Workspace
+
+PACKAGE = PROJECT / "coach_mlx"
+ROWS = [
+    {"errors"},
+    {"records", "stats", "console"},
+    {"config", "chat_format"},
+    {"workspace"},
+    {"llama_runtime", "mlx_runtime", "report"},
+    {"batches", "checkpoints"},
+    {"dataset", "importer", "trainer", "fuse", "gguf", "evaluator", "chat", "doctor"},
+    {"cli"},
+]
+HEAVY = {"mlx", "mlx_lm", "anthropic", "dspy", "llama_cpp", "matplotlib", "transformers", "scipy"}
+LAZY = HEAVY | {"numpy", "pydantic", "yaml", "gguf", "tokenizers"}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of this package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "coach_mlx":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("coach_mlx."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+def test_a_module_imports_only_from_rows_above_its_own() -> None:
+    row_of = {name: number for number, row in enumerate(ROWS) for name in row}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set(row_of)
+    for name in modules:
+        for other in imported(PACKAGE / f"{name}.py"):
+            assert row_of[other] < row_of[name], f"{name} imports {other}"
+
+
+def test_heavy_packages_are_imported_inside_functions_only() -> None:
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not HEAVY & {name.split(".")[0] for name in names}, path
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom coach_mlx import cli\ncode = cli._run(['--help'])\n"
+        f"found = {sorted(LAZY)!r}\n"
+        "sys.exit(' '.join(name for name in found if name in sys.modules) or code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for stage, _, summary in cli.STAGES:
+        assert stage in done.stdout
+        assert summary.split(";")[0].split(",")[0] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["trian"], 2, "Did you mean 'train'?"),
+        (["train", "--sett", "x"], 2, "coach --help"),
+        (["train", "--set", "train.rnk=3"], 2, "did you mean train.rank?"),
+        (["train", "--config", "nowhere.yaml"], 2, "There is no config file"),
+        (["dataset"], 3, "config/demo.yaml"),
+        (["train"], 5, "coach import"),
+        (["import", "--set", "base.model=./nothing"], 2, "is no hub id"),
+        (["fuse"], 5, "coach train"),
+        (["export"], 5, "coach fuse"),
+        (["evaluate"], 5, "coach dataset"),
+        (["chat"], 5, "coach run"),
+    ],
+)
+def test_every_mistake_has_its_exit_code_and_says_what_to_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    options = [] if arguments == ["trian"] else ["--workspace", str(tmp_path)]
+    assert cli._run([*arguments, *options]) == code
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def test_broken_lines_are_all_named_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "mine.jsonl"
+    source.write_bytes(b'{"messages": 3}\nnonsense\n\xff\n')
+    options = ["--workspace", str(tmp_path), "--set", f"dataset.conversations={source}"]
+    assert cli._run(["dataset", *options]) == 3
+    said = capsys.readouterr().err
+    assert all(f"mine.jsonl:{number}:" in said for number in (1, 2, 3))
+    assert not list((tmp_path / "output").glob("*.jsonl"))
+
+
+def test_config_prints_what_is_in_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._run(["config", "--config", "config/demo.yaml", "--set", "train.rank=3"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_config(printed).train.rank == 3
+    assert load_config(printed).name == "demo"
+
+
+def test_doctor_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._run(["doctor", "--workspace", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    checks = {check["name"]: check for check in json.loads(captured.out)["checks"]}
+    assert checks["mlx_lm"]["ok"] is True
+    assert checks["adapter"]["found"] == "not made yet"
+    assert "coach train" in captured.err
+    assert "\x1b" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "No permission")],
+)
+def test_a_disk_that_refuses_is_said_plainly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/some/where")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert cli._run(["dataset"]) == 5
+    assert said in capsys.readouterr().err
+
+
+def test_a_workspace_that_cannot_be_a_folder_is_said_plainly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "output").write_text("a file stands here")
+    assert cli._run(["dataset", "--workspace", str(tmp_path)]) == 5
+    assert "A file stands where a folder must be" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_half_made(tiny_project: Callable[..., TinyRun]) -> None:
+    """A limit on the size of files stands in for a disk that is full."""
+    _, workspace, options = tiny_project()
+    limited = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "from coach_mlx.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", limited]
+    assert subprocess.run([*command, "dataset", *options], check=False).returncode == 0
+    done = subprocess.run(
+        [*command, "import", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 5, done.stderr
+    assert "disk" in done.stderr
+    assert not workspace.base.exists()
+    assert coach("import", *options).returncode == 0
+
+
+def test_the_whole_demo_runs_with_the_network_closed(
+    tmp_path: Path, starters: list[Conversation]
+) -> None:
+    """Every stage on the real small model, on short conversations; then nothing is done twice."""
+    source = tmp_path / "short.jsonl"
+    source.write_text("".join(shortened(starters[:12], 2)), encoding="utf-8")
+    options = ["--config", str(PROJECT / "config" / "demo.yaml"), "--workspace", str(tmp_path)]
+    for setting in (
+        f"dataset.conversations={source}",
+        "dataset.min_holdout=3",
+        "train.steps=2",
+        "train.layers=2",
+        "train.validation_fraction=0",
+        "evaluate.replies=1",
+        "evaluate.reply_turn=1",
+        "evaluate.reply_tokens=8",
+    ):
+        options += ["--set", setting]
+    done = coach("run", *options)
+    assert done.returncode in (0, 10), done.stderr
+    result = json.loads(done.stdout)
+    assert result["verdict"] == ("deploy" if done.returncode == 0 else "iterate")
+    assert "\x1b" not in done.stderr
+    for stage, _, _ in cli.STAGES:
+        assert f"{stage}: done in" in done.stderr
+    workspace = Workspace(tmp_path, load_config(PROJECT / "config" / "demo.yaml"))
+    for path in (workspace.gguf, workspace.modelfile, workspace.loss_plot, workspace.holdout):
+        assert path.stat().st_size > 0
+    assert not (tmp_path / "output" / "training_data.jsonl").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = coach("run", *options)
+    assert again.returncode == done.returncode
+    assert json.loads(again.stdout) == result
+    assert again.stderr.count("already complete") == len(cli.STAGES)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        workspace.manifests / ".lock"
+    }
+    talk = coach("chat", *options[:4], stdin="hello\n")
+    assert talk.returncode == 0, talk.stderr
+
+
+def test_what_the_export_cannot_write_is_refused_before_the_training(
+    tiny_project: Callable[..., TinyRun], tmp_path: Path, tiny: Path
+) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    facts = json.loads((other / "config.json").read_text())
+    facts["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+    facts["rope_scaling"] |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 512}
+    (other / "config.json").write_text(json.dumps(facts))
+    _, workspace, options = tiny_project(f"base.model={other}")
+    done = coach("run", *options)
+    assert done.returncode == 3
+    assert "llama3" in done.stderr
+    assert not workspace.adapter.exists()
+
+
+def test_ctrl_c_in_any_stage_ends_with_130_and_the_next_run_goes_on(
+    tiny_project: Callable[..., TinyRun],
+) -> None:
+    """Interrupt `coach run` again and again, each time a little later, until it gets through."""
+    import signal
+
+    from conftest import coach_command
+
+    _, _, options = tiny_project()
+    codes = []
+    for attempt in range(40):
+        process = subprocess.Popen(
+            coach_command("run", *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            process.communicate(timeout=3 + 2.5 * attempt)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            assert "Traceback" not in said
+        codes.append(process.returncode)
+        if process.returncode != 130:
+            break
+        time.sleep(0.1)
+    assert codes[-1] in (0, 10)
+    assert 130 in codes
+    assert set(codes[:-1]) <= {130}
