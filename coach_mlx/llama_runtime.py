@@ -70,8 +70,8 @@ def require_whole_gguf(path: Path) -> None:
 def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Any:
     """Negative log-likelihood of each target token given all tokens before it.
 
-    """Open header and vocabulary; llama.cpp checks that every tensor lies inside the file."""
-    before it and is never a target.
+    Shapes: token_ids and is_target (T,) -> float64 array (K,), K targets. The first token has
+    nothing before it and is never a target.
     Units: nats.
     """
     import numpy as np
