@@ -5,6 +5,7 @@ The stage table below is the pipeline. Every command loads the config and calls 
 and knows exit codes. Nothing heavy is imported before a command needs it.
 """
 
+import contextlib
 import errno
 import importlib
 import json
@@ -92,7 +93,8 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
         if force and hasattr(module, "set_aside"):
             module.set_aside(config, workspace)
         started = time.monotonic()
-        result = module.run(config, workspace)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for our own result
+            result = module.run(config, workspace)
         seconds = time.monotonic() - started
         manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")

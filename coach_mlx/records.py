@@ -7,6 +7,7 @@ message after it.
 
 import hashlib
 import json
+import unicodedata
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
@@ -46,12 +47,10 @@ class Message(Record):
     @field_validator("content")
     @classmethod
     def _has_words(cls, content: str) -> str:
-        """Surrounding white space is dropped: templates trim it, and the loss must see what is
-        served.
-        """
+        """Edges are trimmed and accents composed (NFC), as templates and tokenizers do anyway."""
         if not content.strip():
             raise ValueError("content is empty")
-        return content.strip()
+        return unicodedata.normalize("NFC", content.strip())
 
 
 class Persona(Record):

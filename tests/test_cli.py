@@ -173,7 +173,9 @@ def test_a_full_disk_leaves_nothing_half_made(tiny_project: Callable[..., TinyRu
     assert done.returncode == 5, done.stderr
     assert "disk" in done.stderr
     assert not workspace.base.exists()
-    assert coach("import", *options).returncode == 0
+    done = coach("import", *options)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["stage"] == "import"
 
 
 def test_the_whole_demo_runs_with_the_network_closed(

@@ -1,6 +1,10 @@
+import hashlib
 import json
+import os
 import random
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +153,57 @@ def test_a_hub_that_does_not_answer_says_what_to_do(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(BackendError, match="did not give nobody/nothing"):
         run_import(tmp_path, "nobody/nothing")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model, `someone/tiny`, on this machine."""
+
+    folder: Path
+    commit = "a" * 40
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/models/someone/tiny"):
+            names = sorted(path.name for path in self.folder.iterdir())
+            facts = {"id": "someone/tiny", "sha": self.commit}
+            body = json.dumps({**facts, "siblings": [{"rfilename": name} for name in names]})
+            self.answer(body.encode())
+            return
+        found = self.folder / self.path.rsplit("/", 1)[1].split("?")[0]
+        if "/resolve/" in self.path and found.is_file():
+            self.answer(found.read_bytes())
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def test_a_model_on_the_hub_is_downloaded_once(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneModel", (Hub,), {"folder": tiny}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    try:
+        workspace = run_import(tmp_path, "someone/tiny")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert workspace.base.name == "tiny"
+    assert mlx_runtime.open_model(workspace.base).config["quantization"]["bits"] == 4
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    run_import(tmp_path, "someone/tiny")  # the hub is gone; the download is not
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, tiny: Path) -> None:
