@@ -9,6 +9,7 @@ import contextlib
 import errno
 import importlib
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -165,8 +166,18 @@ def run(
                 _preflight(loaded, place)
     _print({"stage": "run", **results["evaluate"]})
     console.say(f"Report: {results['evaluate']['report']}")
-    console.say(f"Talk to it: coach chat{f' --config {config}' if config else ''}")
+    chosen = [*(["--config", str(config)] if config else []), "--workspace", str(workspace)]
+    console.say(f"Talk to it: {_own_name()} chat {' '.join(chosen)}")
     _gate(results)
+
+
+def _own_name() -> str:
+    """How this command was called, as a person would type it again."""
+    called = Path(sys.argv[0])
+    if called.name != "coach" or shutil.which("coach") == str(called):
+        return "coach"
+    here = Path.cwd()
+    return str(called.relative_to(here) if called.is_relative_to(here) else called)
 
 
 def _preflight(config: Any, workspace: Any) -> None:

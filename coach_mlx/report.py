@@ -123,7 +123,7 @@ def _markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# {result['name']}: base against tuned",
         "",
-        f"**{result['verdict']}**: {result['reason']}.",
+        f"**{result['verdict']}** (by held-out loss alone): {result['reason']}.",
         "",
         LIMITS,
         "",
