@@ -237,10 +237,8 @@ def _run(arguments: list[str]) -> int:
         return int(app(arguments, standalone_mode=False, prog_name="coach") or 0)
     except CoachError as error:
         return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _say("Interrupted. What is complete is kept; the same command goes on.", 130)
-    except typer.Abort:
-        return 130
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
