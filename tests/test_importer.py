@@ -163,10 +163,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/api/models/someone/tiny"):
-            names = sorted(path.name for path in self.folder.iterdir())
+            files = sorted(self.folder.iterdir())
+            tree: Any = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "b" * 40}
+                for file in files
+            ]
             facts = {"id": "someone/tiny", "sha": self.commit}
-            body = json.dumps({**facts, "siblings": [{"rfilename": name} for name in names]})
-            self.answer(body.encode())
+            siblings = [{"rfilename": file.name} for file in files]
+            body = tree if "/tree/" in self.path else {**facts, "siblings": siblings}
+            self.answer(json.dumps(body).encode())
             return
         found = self.folder / self.path.rsplit("/", 1)[1].split("?")[0]
         if "/resolve/" in self.path and found.is_file():
