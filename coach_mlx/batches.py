@@ -64,16 +64,6 @@ def _group(parts: list[Encoded], batch_size: int) -> list[list[Encoded]]:
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
-def _require_positions(batches: Batches, model_config: dict[str, Any]) -> None:
-    limit = model_config.get("max_position_embeddings")
-    longest = max(len(part.token_ids) for batch in batches.training for part in batch)
-    if limit and longest > limit:
-        raise DataError(
-            f"A conversation has {longest} tokens, and this base model knows {limit} positions. "
-            f"Type: coach train --set train.max_seq_length={limit}"
-        )
-
-
 def batch_at(count: int, step: int, seed: int) -> int:
     """Which of `count` batches step `step` (from 0) sees: every one once an epoch, in an order
     drawn from the seed.

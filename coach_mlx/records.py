@@ -8,18 +8,19 @@ message after it.
 import hashlib
 import json
 import unicodedata
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-TOPICS = (
+Topic = Literal[
     "anxiety",
     "relationships",
     "life_transitions",
     "self_worth",
     "emotional_regulation",
     "edge_cases",
-)
+]
+TOPICS: tuple[str, ...] = get_args(Topic)
 
 Framework = Literal[
     "cbt",
@@ -66,14 +67,7 @@ class Persona(Record):
 class Scenario(Record):
     """The card a conversation was written from."""
 
-    topic: Literal[
-        "anxiety",
-        "relationships",
-        "life_transitions",
-        "self_worth",
-        "emotional_regulation",
-        "edge_cases",
-    ]
+    topic: Topic
     subtopic: str
     style: Literal["terse", "conversational", "detailed", "emotional", "analytical"]
     difficulty: Literal["easy", "medium", "hard"]
