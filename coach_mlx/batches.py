@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from coach_mlx import console
 from coach_mlx.chat_format import Encoded, check_mask, encode_conversation, split_conversation
 from coach_mlx.config import TrainSection
 from coach_mlx.errors import DataError
@@ -27,20 +28,28 @@ class Batches(NamedTuple):
 def make_batches(
     tokenizer: Any, conversations: Sequence[Conversation], settings: TrainSection, seed: int
 ) -> Batches:
-    """Encode, read every mask back, split what is too long, set some aside for validation."""
+    """Encode, read every mask back, split what is too long, set some aside for validation.
+
+    Raises: DataError naming every conversation that cannot be trained on.
+    """
     count = round(settings.validation_fraction * len(conversations))
     if settings.validation_fraction and len(conversations) >= 10:
         count = max(count, 1)
     validation = set(random.Random(f"validation {seed}").sample(range(len(conversations)), count))
     parts: dict[bool, list[Encoded]] = {True: [], False: []}
-    split = 0
-    for number, conversation in enumerate(conversations):
-        try:
-            found = _encode_parts(tokenizer, conversation, settings)
-        except DataError as error:
-            raise DataError(f"Conversation {number + 1} of the training data: {error}") from None
-        parts[number in validation] += found
-        split += len(found) > 1
+    split, problems = 0, []
+    with console.progress("masks", len(conversations), "conversations") as bar:
+        for number, conversation in enumerate(conversations):
+            try:
+                found = _encode_parts(tokenizer, conversation, settings)
+            except DataError as error:
+                problems.append(f"Conversation {number + 1} of the training data: {error}")
+                continue
+            parts[number in validation] += found
+            split += len(found) > 1
+            bar.advance()
+    if problems:
+        raise DataError("\n".join(problems[:20]))
     training = _group(parts[False], settings.batch_size)
     return Batches(training, _group(parts[True], settings.batch_size), split)
 

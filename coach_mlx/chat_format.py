@@ -6,6 +6,7 @@ somebody *types* is never a control token, and the loss lies where it is wanted:
 turn's words and on the token that ends it.
 """
 
+import bisect
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -137,12 +138,14 @@ def _fitting_turns(
     tokenizer: Any, head: list[dict[str, str]], turns: list[list[dict[str, str]]], max_tokens: int
 ) -> int:
     """The largest number of turns after `head` that fits; token counts only grow, so bisect."""
-    low, high = 0, len(turns)
-    while low < high:
-        middle = (low + high + 1) // 2
-        encoded = encode_conversation(tokenizer, [*head, *_flat(turns[:middle])])
-        low, high = (middle, high) if len(encoded.token_ids) <= max_tokens else (low, middle - 1)
-    return low
+
+    def too_long(count: int) -> bool:
+        encoded = encode_conversation(tokenizer, [*head, *_flat(turns[:count])])
+        return len(encoded.token_ids) > max_tokens
+
+    if not too_long(len(turns)):
+        return len(turns)
+    return bisect.bisect_left(range(1, len(turns)), True, key=too_long)
 
 
 def _render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> list[Piece]:

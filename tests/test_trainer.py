@@ -49,6 +49,15 @@ def test_no_conversation_is_dropped_or_cut(tokenizer: Any, starters: list[Conver
     assert found.split_conversations > 0
 
 
+def test_every_conversation_that_cannot_be_trained_on_is_named(
+    tokenizer: Any, starters: list[Conversation]
+) -> None:
+    settings = TrainSection(max_seq_length=64)
+    with pytest.raises(DataError) as error:
+        batches.make_batches(tokenizer, starters[:4], settings, seed=1)
+    assert str(error.value).count("alone is longer than 64 tokens") > 1
+
+
 @pytest.fixture
 def prepared(tiny_project: Callable[..., TinyRun]) -> Callable[..., TinyRun]:
     """Dataset and base in place, ready to train."""
