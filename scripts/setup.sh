@@ -30,15 +30,24 @@ check_machine() {
       return 5
       ;;
   esac
-  if [ "$(uname -s)" = Linux ] && ! PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q 'libopenblas\.so\.0'; then
+  if [ "$(uname -s)" = Linux ] && ! has_openblas; then
     say "OpenBLAS is missing: everything works, some thirty times slower. To install it:"
     say "  sudo apt-get install libopenblas0-pthread"
   fi
-  if ! command -v c++ >/dev/null 2>&1 && [ ! -e "$COACH_BIN/coach" ]; then
+  if [ ! -e "$COACH_BIN/coach" ] && ! has_compiler; then
     say "A C++ compiler is missing; llama.cpp is built with it, once. To install it:"
     if [ "$(uname -s)" = Darwin ]; then say "  xcode-select --install"; else say "  sudo apt-get install build-essential"; fi
     return 5
   fi
+}
+
+has_openblas() {
+  case "$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null)" in *libopenblas.so.0*) return 0 ;; *) return 1 ;; esac
+}
+
+has_compiler() {
+  # macOS has a c++ that only asks to be installed.
+  if [ "$(uname -s)" = Darwin ]; then xcode-select -p >/dev/null 2>&1; else command -v c++ >/dev/null 2>&1; fi
 }
 
 make_environment() {
