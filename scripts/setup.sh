@@ -31,7 +31,7 @@ check_machine() {
       ;;
   esac
   if [ "$(uname -s)" = Linux ] && ! has_openblas; then
-    say "OpenBLAS is missing: everything works, some thirty times slower. To install it:"
+    say "OpenBLAS is missing: everything works, but much slower. To install it:"
     say "  sudo apt-get install libopenblas0-pthread"
   fi
   if [ ! -e "$COACH_BIN/coach" ] && ! has_compiler; then
