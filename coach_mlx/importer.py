@@ -28,6 +28,16 @@ from coach_mlx.workspace import Plan, Workspace, require_space, whole_folder, wr
 PACKAGED = "smollm2"
 KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "LICENSE*")
 
+# The one program that goes online. Not the `hf` command: that one also looks for its own updates.
+DOWNLOAD = """
+import sys
+from huggingface_hub import snapshot_download
+try:
+    print(snapshot_download(sys.argv[1], revision=sys.argv[2] or None, allow_patterns=sys.argv[3:]))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
 
 def plan(config: Config, workspace: Workspace) -> Plan:
     source = _local_source(config.base, workspace)
@@ -93,13 +103,9 @@ def _from_hub(base: BaseSection) -> Path:
     """
     online = {key: value for key, value in os.environ.items() if key not in mlx_runtime.QUIET}
     online |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    revision = ["--revision", base.revision] if base.revision else []
-    patterns = [part for pattern in KEPT for part in ("--include", pattern)]
-    command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", base.model, "--quiet"]
+    command = [sys.executable, "-c", DOWNLOAD, base.model, base.revision or "", *KEPT]
     console.say(f"{base.model} is not on this machine's disk as a folder: asking the hub for it.")
-    done = subprocess.run(
-        [*command, *revision, *patterns], env=online, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, env=online, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise BackendError(
             f"The hub did not give {base.model}. Without a network, use a model that is on disk: "
