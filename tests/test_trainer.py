@@ -148,6 +148,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert stopped.adapter_weights.read_bytes() == straight.adapter_weights.read_bytes()
 
 
+def test_recomputed_layers_train_the_same(prepared: Callable[..., TinyRun], tmp_path: Path) -> None:
+    """In processes of their own, because mlx-lm's recomputation changes the layer's class."""
+    found = []
+    for value in ("true", "false"):
+        _, workspace, options = prepared(f"train.grad_checkpoint={value}", root=tmp_path / value)
+        done = coach("train", *options)
+        assert done.returncode == 0, done.stderr
+        found.append([loss for _, loss, _ in losses(workspace.metrics) if loss is not None])
+    assert len(found[0]) == 4
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_an_unfinished_training_is_not_mixed_with_another(prepared: Callable[..., TinyRun]) -> None:
     config, workspace, _ = prepared()
     trainer.run(config, workspace)
