@@ -215,6 +215,7 @@ def doctor(
     _print(module.run(*_open(config, set_, workspace)))
 
 
+INTERRUPTED = "Interrupted. What is complete is kept; the same command goes on."
 DISK_ERRORS = {
     errno.ENOSPC: "The disk is full",
     errno.EDQUOT: "Your disk quota is used up",
@@ -238,7 +239,7 @@ def _run(arguments: list[str]) -> int:
     except CoachError as error:
         return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("Interrupted. What is complete is kept; the same command goes on.", 130)
+        return _say(INTERRUPTED, 130)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()
@@ -250,10 +251,19 @@ def _run(arguments: list[str]) -> int:
             5,
         )
     except Exception as error:
+        if _is_interrupt(error):
+            return _say(INTERRUPTED, 130)
         if hasattr(error, "format_message"):  # click's own: an unknown command or option
             return _say(f"{error.format_message()}\nTry: coach --help", ConfigError.exit_code)
         traceback.print_exc()
         return 1
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: an import of compiled code makes an ImportError of Ctrl-C."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _say(text: str, code: int) -> int:
