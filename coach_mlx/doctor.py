@@ -62,7 +62,7 @@ def _machine() -> list[Check]:
             "disk",
             disk > 2,
             f"{disk:.0f} GB free",
-            "a 7B model needs about 40 GB on the way, the demo 2 GB",
+            "a 7B model takes some 45 GB on the way (reckoned), the demo 2 GB",
         ),
     ]
 

@@ -121,7 +121,6 @@ def _material(config: Config, tokenizer: Any, conversation: Conversation) -> Mat
 
 
 # --- one arm after the other
-# ----------------------------------------------------------------------------------
 
 
 def _results_file(workspace: Workspace) -> Path:
@@ -250,7 +249,6 @@ def _open(
 
 
 # --- what it says
-# ---------------------------------------------------------------------------------------------
 
 
 def _compare(
@@ -264,14 +262,11 @@ def _compare(
     bound = {arm: _bound(config, digest) for arm, digest in digests.items()}
     losses = {arm: [_loss(done["loss", bound[arm], one]) for one in ids] for arm in ARMS}
     settings = config.evaluate
-    pairs = {
-        "adapter - base": ("base", "adapter"),
-        "gguf - base": ("base", "gguf"),
-        "gguf - adapter": ("adapter", "gguf"),
-    }
     comparisons = {
-        label: compare_pairs(losses[before], losses[after], config.seed, settings.resamples)
-        for label, (before, after) in pairs.items()
+        f"{after} - {before}": compare_pairs(
+            losses[before], losses[after], config.seed, settings.resamples
+        )
+        for before, after in (("base", "adapter"), ("base", "gguf"), ("adapter", "gguf"))
     }
     passed, reason = decide(
         comparisons["adapter - base"], comparisons["gguf - base"], settings.p_value
@@ -293,13 +288,7 @@ def _compare(
             }
             for number, one in enumerate(material)
         ],
-        "replies": [
-            {
-                "said": one.opening[-1]["content"],
-                **{arm: _reply(done["reply", bound[arm], one.conversation.id]) for arm in ARMS},
-            }
-            for one in material[: settings.replies]
-        ],
+        "replies": [_replies(one, bound, done) for one in material[: settings.replies]],
         "lineage": _lineage(workspace),
         "deploy_command": _deploy_command(config, workspace),
         "report": workspace.shown(workspace.reports / "comparison_report.html"),
@@ -311,9 +300,14 @@ def _loss(record: LossRecord | ReplyRecord) -> float:
     return record.mean_loss
 
 
-def _reply(record: LossRecord | ReplyRecord) -> str:
-    assert isinstance(record, ReplyRecord)
-    return record.reply
+def _replies(one: Material, digests: dict[str, str], done: Done) -> dict[str, str]:
+    """What was said, and every arm's answer to it."""
+    found = {"said": one.opening[-1]["content"]}
+    for arm in ARMS:
+        record = done["reply", digests[arm], one.conversation.id]
+        assert isinstance(record, ReplyRecord)
+        found[arm] = record.reply
+    return found
 
 
 def decide(adapter: PairedComparison, gguf: PairedComparison, p_value: float) -> tuple[bool, str]:

@@ -98,7 +98,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 
 # --- the GGUF file
-# --------------------------------------------------------------------------------------------
 
 
 def require_writable(folder: Path) -> None:
@@ -304,7 +303,6 @@ def compare_tokens(tokenizer: Any, path: Path, workspace: Workspace) -> int:
 
 
 # --- the Modelfile
-# --------------------------------------------------------------------------------------------
 
 
 def render_modelfile(config: Config, tokenizer: Any, system_prompt: str, gguf_path: str) -> str:

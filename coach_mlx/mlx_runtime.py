@@ -1,11 +1,11 @@
 """MLX as this machine has it: device, BLAS, and models opened whole or refused.
 
 Call `prepare()` before the first `import mlx`. On Linux it loads OpenBLAS into the global symbol
-scope, because MLX's CPU wheel brings the reference BLAS (some thirty times slower); see
+scope, because MLX's CPU wheel brings the reference BLAS (far slower); see
 docs/pitfalls.md.
 
 A CPU gains from nothing but float32 matmuls, so there `open_model` dequantizes the frozen weights
-to float32 once: the same numbers as the quantized weights, at ten to twenty times the speed. On a
+to float32 once: the same numbers as the quantized weights, and much faster. On a
 GPU they stay quantized.
 """
 

@@ -22,7 +22,7 @@ class PairedComparison(NamedTuple):
 
 
 def compare_pairs(
-    before: Sequence[float], after: Sequence[float], seed: int, resamples: int = 10_000
+    before: Sequence[float], after: Sequence[float], seed: int, resamples: int
 ) -> PairedComparison:
     """The paired t-test (two-sided) and a 95 % bootstrap interval of the mean difference.
 

@@ -107,25 +107,26 @@ def test_data_put_there_by_hand_is_used_and_never_overwritten(tmp_path: Path) ->
     assert workspace.training_data.read_bytes() == b"".join(mine)
 
 
-def test_data_without_a_holdout_is_split_and_kept_whole(tmp_path: Path) -> None:
+def given_alone(tmp_path: Path) -> tuple[Config, Workspace, bytes]:
+    """A workspace in which somebody put training data and nothing else."""
     config, workspace = demo(tmp_path)
     finish(config, workspace)
     mine = workspace.training_data.read_bytes()
     other = Workspace(tmp_path / "other", config)
     other.output.mkdir(parents=True)
     other.training_data.write_bytes(mine)
+    return config, other, mine
+
+
+def test_data_without_a_holdout_is_split_and_kept_whole(tmp_path: Path) -> None:
+    config, other, mine = given_alone(tmp_path)
     result = finish(config, other)
     assert (result["holdout"], result["training"]) == (6, 13)
     assert other.training_data.with_name("training_data.original.jsonl").read_bytes() == mine
 
 
 def test_a_kill_while_splitting_loses_nothing(tmp_path: Path) -> None:
-    config, workspace = demo(tmp_path)
-    finish(config, workspace)
-    mine = workspace.training_data.read_bytes()
-    other = Workspace(tmp_path / "other", config)
-    other.output.mkdir(parents=True)
-    other.training_data.write_bytes(mine)
+    config, other, mine = given_alone(tmp_path)
     dataset.run(config, other)  # killed before its manifest was written
     expected = other.training_data.read_bytes(), other.holdout.read_bytes()
     other.training_data.write_bytes(mine)
