@@ -59,7 +59,6 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             import_gguf(source, partial)
         else:
             import_folder(source, partial, config.base)
-        mlx_runtime.open_tokenizer(partial)
         mlx_runtime.require_whole_model(partial)
         write_whole(
             partial / workspace.base_marker.name,
@@ -118,6 +117,7 @@ def _from_hub(base: BaseSection) -> Path:
 def import_folder(source: Path, target: Path, base: BaseSection) -> None:
     """Copy an MLX folder that is quantized; load, quantize and save any other."""
     mlx_runtime.require_whole_model(source)
+    mlx_runtime.open_tokenizer(source)
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if "quantization" in settings:
         for file in _kept(source):
@@ -165,6 +165,7 @@ def import_gguf(source: Path, target: Path) -> None:
     mx.save_safetensors(str(target / "model.safetensors"), named, metadata={"format": "mlx"})
     write_whole(target / "config.json", json.dumps(_model_config(metadata, named), indent=2) + "\n")
     write_tokenizer(metadata, target)
+    mlx_runtime.open_tokenizer(target)
 
 
 def unpermute(array: Any, heads: int) -> Any:

@@ -130,7 +130,8 @@ def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:
 
     if not (folder / "tokenizer.json").is_file():
         raise ToolError(
-            f"{folder} has no tokenizer.json. Import the base model again: coach import --force"
+            f"{folder} has no tokenizer.json, so it is no whole model. Choose another base, or, "
+            "where it lies under models/, make it again: coach import --force"
         )
     tokenizer = utils.load_tokenizer(folder, eos_token_ids=eos_token_ids)
     if not getattr(tokenizer, "chat_template", None):

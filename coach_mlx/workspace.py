@@ -244,7 +244,10 @@ def read_conversations(path: Path) -> list[Conversation]:
         hint = 'A line must be {"messages": [{"role": "user", "content": "…"}, …]}.'
         raise DataError("\n".join([heading, *shown, hint]))
     if not conversations:
-        raise DataError(f"{path} holds no conversation.")
+        raise DataError(
+            f'{path} holds no conversation. Put one {{"messages": [...]}} a line into it, '
+            "or delete it."
+        )
     return conversations
 
 

@@ -217,7 +217,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, tiny: Pa
     facts = json.loads((folder / "tokenizer_config.json").read_text())
     del facts["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(facts))
-    with pytest.raises(DataError, match="no chat template"):
+    with pytest.raises(DataError, match=rf"tokenizer in {folder} has no chat template"):
         run_import(tmp_path, str(folder))
 
 
