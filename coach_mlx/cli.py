@@ -10,6 +10,7 @@ import errno
 import importlib
 import json
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -230,7 +231,9 @@ DISK_ERRORS = {
 
 def main() -> None:
     """Run the command line; every way out has its exit code."""
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the farewell
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
