@@ -1,6 +1,7 @@
 """`coach STAGE [--config FILE] [--set section.key=value]... [--workspace DIR]`.
 
-The stage table below is the pipeline. Every command loads the config and calls one module's
+The stage tables below are the pipeline: what makes the material, and what `coach run` walks.
+Every command loads the config and calls one module's
 `run(config, workspace)`; this file alone prints results (one JSON line on stdout), catches errors
 and knows exit codes. Nothing heavy is imported before a command needs it.
 """
@@ -22,6 +23,7 @@ import typer
 
 from coach_mlx.errors import CoachError, ConfigError, GateFailed
 
+MATERIAL = (("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),)
 STAGES = (
     ("dataset", "dataset", "Conversations become training data and a holdout."),
     ("import", "importer", "The base model becomes an MLX folder under models/base/."),
@@ -30,7 +32,7 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
 )
-MODULES = {name: module for name, module, _ in STAGES}
+MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
 
 app = typer.Typer(
     name="coach",
@@ -136,6 +138,35 @@ for _name, _, _help in STAGES:
         app.command(_name, help=_help)(_stage_command(_name))
 
 
+@app.command("scenarios", help=MATERIAL[0][2])
+def scenarios(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    force: ForceOption = False,
+    count: Annotated[int | None, typer.Option("--count", help="So many cards.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Every draw comes from this.")] = None,
+) -> None:
+    given = {"scenarios.count": count, "seed": seed}
+    chosen = [f"{key}={value}" for key, value in given.items() if value is not None]
+    _stage_command("scenarios")(config, [*(set_ or ()), *chosen], workspace, force)
+
+
+@app.command("lint-data", help="Check conversations, labelled conversations and probes; exit 10.")
+def lint_data(
+    files: Annotated[list[Path], typer.Argument(help="JSONL of conversations, or YAML of probes.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    from coach_mlx import lint
+
+    result = lint.run(files, *_open(config, set_, workspace))
+    _print(result)
+    if not result["passed"]:
+        raise GateFailed("\n".join(["These checks do not hold:", *result["failed"]]))
+
+
 @app.command("train", help=STAGES[2][2])
 def train(
     config: ConfigOption = None,
@@ -183,7 +214,7 @@ def _own_name() -> str:
 
 def _preflight(config: Any, workspace: Any) -> None:
     """Let the later stages refuse now what they would refuse after the training."""
-    for module in MODULES.values():
+    for _, module, _ in STAGES:
         found = importlib.import_module(f"coach_mlx.{module}")
         if hasattr(found, "preflight"):
             found.preflight(config, workspace)

@@ -37,6 +37,13 @@ class BaseSection(Section):
     """Weights that share one scale."""
 
 
+class ScenariosSection(Section):
+    """The cards that conversations are written from."""
+
+    count: int = Field(default=3500, ge=1)
+    """So many; about half of the conversations pass the rubric."""
+
+
 class DatasetSection(Section):
     """What is trained on and what is held out."""
 
@@ -148,6 +155,7 @@ class Config(Section):
     seed: int = Field(default=7, ge=0)
     """Every draw comes from this."""
     base: BaseSection = BaseSection()
+    scenarios: ScenariosSection = ScenariosSection()
     dataset: DatasetSection = DatasetSection()
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()

@@ -34,6 +34,14 @@ Framework = Literal[
     "behavioral_activation",
 ]
 
+AgeBand = Literal["26-35", "36-45", "46-55", "56-65", "66+"]
+Style = Literal["terse", "conversational", "detailed", "emotional", "analytical"]
+Difficulty = Literal["easy", "medium", "hard"]
+Length = Literal["medium", "extended"]
+Risk = Literal["none", "implicit", "explicit", "imminent"]
+LONGEST: dict[str, int] = {"medium": 15, "extended": 30}
+"""Turns."""
+
 
 class Record(BaseModel):
     """One line of a file."""
@@ -57,7 +65,7 @@ class Message(Record):
 class Persona(Record):
     """Who the person of a scenario is, and what they do not say at first."""
 
-    age_band: Literal["26-35", "36-45", "46-55", "56-65", "66+"]
+    age_band: AgeBand
     circumstances: str
     voice: str
     resistance: str
@@ -65,17 +73,31 @@ class Persona(Record):
 
 
 class Scenario(Record):
-    """The card a conversation was written from."""
+    """The card a conversation was written from. One that was dealt has an id, a hash of all it
+    says; one written by hand may have none.
+    """
 
+    id: str | None = None
     topic: Topic
     subtopic: str
-    style: Literal["terse", "conversational", "detailed", "emotional", "analytical"]
-    difficulty: Literal["easy", "medium", "hard"]
-    length: Literal["medium", "extended"]
+    style: Style
+    difficulty: Difficulty
+    length: Length
     turns: int
     frameworks: tuple[Framework, ...]
     persona: Persona
-    risk: Literal["none", "implicit", "explicit"] = "none"
+    risk: Risk = "none"
+    situation: str | None = None
+    applicability: dict[str, bool] | None = None
+    """Of the criteria that can be NA: whether they can be judged here."""
+
+    @model_validator(mode="after")
+    def _fits_its_length(self) -> "Scenario":
+        if not 1 <= self.turns <= LONGEST[self.length]:
+            raise ValueError(
+                f"{self.turns} turns are not {self.length}, at most {LONGEST[self.length]}"
+            )
+        return self
 
 
 class Conversation(Record):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ from coach_mlx.config import Config
 from coach_mlx.errors import DataError, ToolError
 from coach_mlx.records import Conversation, Record, content_hash
 
+Kind = TypeVar("Kind", bound=Record)
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("mlx", "mlx-lm", "llama-cpp-python", "gguf", "transformers", "tokenizers")
 
@@ -79,6 +80,7 @@ class Workspace:
         self.fused = self.model / "fused"
         self.gguf = self.model / f"{name}-{config.export.quantization}.gguf"
         self.modelfile = self.model / "Modelfile"
+        self.scenarios = self.output / "scenarios.jsonl"
         self.training_data = self.output / "training_data.jsonl"
         self.holdout = self.output / "eval_holdout.jsonl"
         self.manifests = self.output / "manifests"
@@ -218,18 +220,30 @@ def read_conversations(path: Path) -> list[Conversation]:
 
     Raises: DataError naming all wrong lines at once; an empty or missing file is one as well.
     """
+    return read_records(
+        path,
+        Conversation,
+        'A line must be {"messages": [{"role": "user", "content": "…"}, …]}.',
+        'Put one {"messages": [...]} a line into it, or delete it.',
+    )
+
+
+def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = "") -> list[Kind]:
+    """Every line of a JSONL file as a record of one kind; the same errors. `shape` says what a line
+    must be, `remedy` what to do about an empty file.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise DataError(f"There is no {path}.") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a JSONL file.") from None
-    conversations, problems = [], []
+    records, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            conversations.append(Conversation.model_validate(json.loads(line.decode("utf-8"))))
+            records.append(kind.model_validate(json.loads(line.decode("utf-8"))))
         except UnicodeDecodeError as error:
             problems.append(f"  {path}:{number}: byte {error.start + 1} of the line is not UTF-8")
         except json.JSONDecodeError as error:
@@ -241,14 +255,10 @@ def read_conversations(path: Path) -> list[Conversation]:
             [f"  … and {len(problems) - 50} more"] if len(problems) > 50 else []
         )
         heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}:"
-        hint = 'A line must be {"messages": [{"role": "user", "content": "…"}, …]}.'
-        raise DataError("\n".join([heading, *shown, hint]))
-    if not conversations:
-        raise DataError(
-            f'{path} holds no conversation. Put one {{"messages": [...]}} a line into it, '
-            "or delete it."
-        )
-    return conversations
+        raise DataError("\n".join([heading, *shown, *([shape] if shape else [])]))
+    if not records:
+        raise DataError(f"{path} holds no {kind.__name__.lower()}. {remedy}".rstrip())
+    return records
 
 
 def read_system_prompt(path: Path) -> str:

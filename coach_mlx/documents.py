@@ -1,0 +1,69 @@
+"""A YAML document as a closed record: the taxonomy, the rubric, the directory, the probes.
+
+Reads one file; writes nothing. Raises `ConfigError` with every wrong key and value at once; an
+unknown key is named together with the nearest known one.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from coach_mlx.errors import ConfigError
+
+Document = TypeVar("Document")
+
+
+def read_document(path: Path, kind: type[Document]) -> Document:
+    """`kind` is a record, or a tuple of them."""
+    values = read_yaml(path)
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        known = _known_keys(adapter.json_schema())
+        lines = [f"  {_explain(problem, known)}" for problem in error.errors()]
+        heading = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {path}:"
+        raise ConfigError("\n".join([heading, *lines])) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What the file holds, unchecked. Raises: ConfigError where it cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+    except FileNotFoundError:
+        raise ConfigError(f"There is no {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
+
+
+class _Strict(yaml.SafeLoader):
+    """Safe, and a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands here twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _known_keys(schema: dict[str, Any]) -> list[str]:
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return sorted({key for part in parts for key in part.get("properties", {})})
+
+
+def _explain(problem: Any, known: list[str]) -> str:
+    place = "".join(
+        f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
+    ).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"{place}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
