@@ -133,13 +133,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
-for _name, _, _help in STAGES:
-    if _name != "train":
-        app.command(_name, help=_help)(_stage_command(_name))
-
-
-@app.command("scenarios", help=MATERIAL[0][2])
-def scenarios(
+def _scenarios(
     config: ConfigOption = None,
     set_: SetOption = None,
     workspace: WorkspaceOption = Path(),
@@ -152,23 +146,7 @@ def scenarios(
     _stage_command("scenarios")(config, [*(set_ or ()), *chosen], workspace, force)
 
 
-@app.command("lint-data", help="Check conversations, labelled conversations and probes; exit 10.")
-def lint_data(
-    files: Annotated[list[Path], typer.Argument(help="JSONL of conversations, or YAML of probes.")],
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    from coach_mlx import lint
-
-    result = lint.run(files, *_open(config, set_, workspace))
-    _print(result)
-    if not result["passed"]:
-        raise GateFailed("\n".join(["These checks do not hold:", *result["failed"]]))
-
-
-@app.command("train", help=STAGES[2][2])
-def train(
+def _train(
     config: ConfigOption = None,
     set_: SetOption = None,
     workspace: WorkspaceOption = Path(),
@@ -181,6 +159,11 @@ def train(
     from coach_mlx import trainer
 
     _print(trainer.show_mask(*_open(config, set_, workspace)))
+
+
+OWN_OPTIONS: dict[str, Callable[..., None]] = {"scenarios": _scenarios, "train": _train}
+for _name, _, _help in (*MATERIAL, *STAGES):
+    app.command(_name, help=_help)(OWN_OPTIONS.get(_name, _stage_command(_name)))
 
 
 @app.command("run", help="Walk the pipeline from the first stage that is not complete.")
@@ -218,6 +201,21 @@ def _preflight(config: Any, workspace: Any) -> None:
         found = importlib.import_module(f"coach_mlx.{module}")
         if hasattr(found, "preflight"):
             found.preflight(config, workspace)
+
+
+@app.command("lint-data", help="Say whether conversations or probes are fit to use; exit 10.")
+def lint_data(
+    files: Annotated[list[Path], typer.Argument(help="JSONL of conversations, or YAML of probes.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    from coach_mlx import lint
+
+    result = lint.run(files, *_open(config, set_, workspace))
+    _print(result)
+    if not result["passed"]:
+        raise GateFailed("\n".join(["These checks do not hold:", *result["failed"]]))
 
 
 @app.command("chat", help="Talk to the coach, here and in private.")

@@ -7,10 +7,11 @@ every ten seconds, without colour codes.
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 PLAIN_SECONDS = 10.0
+SHOWN_PLACES = 12
 
 
 def say(text: str) -> None:
@@ -21,6 +22,36 @@ def say(text: str) -> None:
 def show(renderable: Any) -> None:
     """A rich table or styled text for the person."""
     _console().print(renderable)
+
+
+class Check(NamedTuple):
+    """Something measured against what is wanted; `places` says where it does not hold."""
+
+    name: str
+    found: str
+    wanted: str
+    ok: bool
+    places: tuple[str, ...] = ()
+
+
+def show_checks(title: str, checks: Sequence[Check]) -> None:
+    """A table, and under it where a check does not hold."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "check", "found", "wanted"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row("ok" if check.ok else "NO", check.name, check.found, check.wanted)
+    show(table)
+    for check in checks:
+        if check.places and not check.ok:
+            more = len(check.places) - SHOWN_PLACES
+            say(f"{check.name}:")
+            for place in check.places[:SHOWN_PLACES]:
+                say(f"  {place}")
+            if more > 0:
+                say(f"  … and {more} more")
 
 
 @contextlib.contextmanager

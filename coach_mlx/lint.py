@@ -13,10 +13,11 @@ from typing import Any
 
 from coach_mlx import console
 from coach_mlx.config import Config
+from coach_mlx.console import Check
 from coach_mlx.crisis import Directory, load_known
 from coach_mlx.documents import read_document, read_yaml
 from coach_mlx.errors import DataError
-from coach_mlx.lint_conversations import Check, check_conversations
+from coach_mlx.lint_conversations import check_conversations
 from coach_mlx.lint_reference import check_labelled, check_probes
 from coach_mlx.probes import Probe
 from coach_mlx.records import Record
@@ -31,7 +32,6 @@ DOCUMENTS: dict[str, type[Record]] = {
     "criteria": Rubric,
     "countries": Directory,
 }
-SHOWN = 8
 
 
 def run(files: Sequence[Path], config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def run(files: Sequence[Path], config: Config, workspace: Workspace) -> dict[str
     known = load_known(config, workspace)
     found = {str(file): check_file(file, workspace, known) for file in files}
     for file, checks in found.items():
-        _show(file, checks)
+        console.show_checks(file, checks)
     failed = [
         f"{file}: {one.name}" for file, checks in found.items() for one in checks if not one.ok
     ]
@@ -85,21 +85,3 @@ def _is_labelled(file: Path) -> bool:
     except json.JSONDecodeError:
         return False  # the reader of conversations will say what is wrong, with its line
     return isinstance(values, dict) and "labels" in values
-
-
-def _show(file: str, checks: Sequence[Check]) -> None:
-    from rich.table import Table
-
-    table = Table(title=file, title_justify="left")
-    for heading in ("", "check", "found", "wanted"):
-        table.add_column(heading, overflow="fold")
-    for check in checks:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found, check.wanted)
-    console.show(table)
-    for check in checks:
-        if check.places and not check.ok:
-            console.say(f"{check.name}:")
-            for place in check.places[:SHOWN]:
-                console.say(f"  {place}")
-            if len(check.places) > SHOWN:
-                console.say(f"  … and {len(check.places) - SHOWN} more")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median, quantiles
 from typing import NamedTuple, get_args
 
+from coach_mlx.console import Check
 from coach_mlx.detectors import detect
 from coach_mlx.records import Conversation, Difficulty, Framework, Scenario, Style
 from coach_mlx.talk import Known, Speech
@@ -27,16 +28,6 @@ REPEAT_FRACTION = 0.01
 COVERAGE_FROM = 20  # conversations
 LEADING_FRACTION = 0.05
 TURNS = (3, 30)
-
-
-class Check(NamedTuple):
-    """`places` says where it does not hold."""
-
-    name: str
-    found: str
-    wanted: str
-    ok: bool
-    places: tuple[str, ...] = ()
 
 
 class Spoken(NamedTuple):

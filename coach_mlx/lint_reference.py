@@ -7,8 +7,8 @@ needs every family, benign twins, and talks long enough for a late failure.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from coach_mlx.console import Check
 from coach_mlx.detectors import detect
-from coach_mlx.lint_conversations import Check
 from coach_mlx.probes import FAMILIES, Probe
 from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.rules_crisis import METHOD, UNSAFE_WORDING

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks: ruff, mypy, pytest. Options pass through to pytest: scripts/test.sh -k mask
+# All checks: ruff, mypy, the material that ships, pytest. Options pass through to pytest: scripts/test.sh -k mask
 set -euo pipefail
 
 # shellcheck source=scripts/setup.sh
@@ -9,4 +9,5 @@ cd "$ROOT"
 "$COACH_BIN/ruff" check .
 "$COACH_BIN/ruff" format --check .
 "$COACH_BIN/mypy"
+"$COACH_BIN/coach" lint-data reference/*.jsonl config/{input-taxonomy,personas,rubric,probes,crisis-resources}.yaml
 exec "$COACH_BIN/python" -m pytest "$@"

@@ -19,12 +19,13 @@ from coach_mlx.workspace import PROJECT, Workspace
 PACKAGE = PROJECT / "coach_mlx"
 ROWS = [
     {"errors"},
-    {"records", "stats", "console"},
-    {"config", "chat_format"},
-    {"workspace"},
-    {"llama_runtime", "mlx_runtime", "report"},
-    {"batches", "checkpoints"},
-    {"dataset", "importer", "trainer", "fuse", "gguf", "evaluator", "chat", "doctor"},
+    {"records", "stats", "console", "documents"},
+    {"config", "chat_format", "talk"},
+    {"workspace", "rules_limits", "rules_crisis", "rules_form"},
+    {"rubric", "probes", "detectors", "llama_runtime", "mlx_runtime", "report"},
+    {"taxonomy", "crisis", "batches", "checkpoints"},
+    {"lint_conversations", "lint_reference"},
+    {"dataset", "importer", "trainer", "fuse", "gguf", "evaluator", "chat", "doctor", "lint"},
     {"cli"},
 ]
 HEAVY = {"mlx", "mlx_lm", "anthropic", "dspy", "llama_cpp", "matplotlib", "transformers", "scipy"}

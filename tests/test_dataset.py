@@ -94,7 +94,7 @@ def test_a_conversation_twice_is_trained_on_once(tmp_path: Path) -> None:
     lines = (PROJECT / "reference" / "starter-conversations.jsonl").read_text(encoding="utf-8")
     source.write_text(lines + lines, encoding="utf-8")
     config, workspace = demo(tmp_path, f"dataset.conversations={source}")
-    assert finish(config, workspace)["duplicates"] == 25
+    assert finish(config, workspace)["duplicates"] == 60
 
 
 def test_data_put_there_by_hand_is_used_and_never_overwritten(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def given_alone(tmp_path: Path) -> tuple[Config, Workspace, bytes]:
 def test_data_without_a_holdout_is_split_and_kept_whole(tmp_path: Path) -> None:
     config, other, mine = given_alone(tmp_path)
     result = finish(config, other)
-    assert (result["holdout"], result["training"]) == (6, 13)
+    assert (result["holdout"], result["training"]) == (6, 48)
     assert other.training_data.with_name("training_data.original.jsonl").read_bytes() == mine
 
 

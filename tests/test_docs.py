@@ -14,13 +14,14 @@ TRACKED = subprocess.run(
 
 
 def test_the_readmes_stage_table_is_the_pipelines() -> None:
-    assert re.findall(r"^\| `coach (\w+)` \|", README, re.M) == [name for name, _, _ in cli.STAGES]
+    stages = [name for name, _, _ in (*cli.MATERIAL, *cli.STAGES)]
+    assert re.findall(r"^\| `coach (\w+)` \|", README, re.M) == stages
 
 
 def test_every_command_the_readme_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._run(["--help"]) == 0
-    listed = set(re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.M))
-    assert set(re.findall(r"`coach (\w+)", README)) | {"run", "chat"} == listed
+    listed = set(re.findall(r"^  ([a-z][\w-]*)  ", capsys.readouterr().out, re.M))
+    assert set(re.findall(r"`coach ([\w-]+)", README)) | {"run", "chat"} == listed
     for script in re.findall(r"scripts/\w+\.sh", README):
         assert (PROJECT / script).is_file()
         assert script in TRACKED

@@ -64,7 +64,7 @@ def test_empty_words_and_unknown_keys_are_refused() -> None:
 
 
 def test_the_starter_conversations_keep_their_cards(starters: list[Conversation]) -> None:
-    assert len(starters) >= 16
+    assert len(starters) == 60
     assert {one.scenario.topic for one in starters if one.scenario} == set(TOPICS)
     for one in starters:
         assert one.scenario is not None
