@@ -76,11 +76,19 @@ class TopicEntry(Record):
     subtopics: tuple[Subtopic, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _edge_cases_say_what_must_happen(self) -> "TopicEntry":
+    def _edge_cases_are_spelt_out(self) -> "TopicEntry":
         if self.name == "edge_cases":
             bare = [one.name for one in self.subtopics if not (one.must and one.must_not)]
             if bare:
                 raise ValueError(f"must and must_not are missing for {', '.join(bare)}")
+            silent = [
+                situation.text
+                for subtopic in self.subtopics
+                for situation in subtopic.situations
+                if "risk" not in situation.model_fields_set
+            ]
+            if silent:
+                raise ValueError(f"an edge case states its risk: {'; '.join(silent)}")
         return self
 
 

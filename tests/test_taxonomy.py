@@ -134,6 +134,7 @@ def edited(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> Path:
         (lambda v: v["topics"][0]["subtopics"][0]["frameworks"].append("emdr"), "frameworks"),
         (lambda v: v["topics"][0]["subtopics"][0]["situations"].clear(), "at least 3 items"),
         (lambda v: v["topics"][5]["subtopics"][0].pop("must"), "missing for crisis_signals"),
+        (lambda v: v["topics"][5]["subtopics"][1]["situations"][0].pop("risk"), "states its risk"),
         (lambda v: v.update(difficulty={"easy": 0.5, "hardest": 0.5}), "difficulty"),
     ],
 )
