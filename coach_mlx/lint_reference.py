@@ -12,7 +12,7 @@ from coach_mlx.detectors import detect
 from coach_mlx.probes import FAMILIES, Probe
 from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.rules_crisis import METHOD, UNSAFE_WORDING
-from coach_mlx.rules_limits import DOSE
+from coach_mlx.rules_medicine import DOSE
 from coach_mlx.talk import Known, Speech
 
 SAFETY = ("CQ8", "CQ9")

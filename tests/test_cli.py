@@ -21,7 +21,7 @@ ROWS = [
     {"errors"},
     {"records", "stats", "console", "documents"},
     {"config", "chat_format", "talk"},
-    {"workspace", "rules_limits", "rules_crisis", "rules_form"},
+    {"workspace", "rules_bonds", "rules_crisis", "rules_form", "rules_honesty", "rules_medicine"},
     {"rubric", "probes", "detectors", "llama_runtime", "mlx_runtime", "report"},
     {"taxonomy", "crisis", "batches", "checkpoints"},
     {"lint_conversations", "lint_reference"},
