@@ -57,6 +57,7 @@ OF_THEM = re.compile(
     r"those))|(?:another|an extra|a second|one more) one)(?= ?[.,;!]|$| (?:tonight|tomorrow|"
     r"instead|before|at|if|when)\b)"
 )
+PRESCRIBED = re.compile(r"\b(?:doctor|gp|clinic|hospital)\b[^.?!]* gave me\b|\bprescribed\b")
 LIMIT = re.compile(
     r"\b(?:no|(?:don't|do not|never|not) (?:\w+ )?(?:take|exceed|use|have)) more than $"
 )
@@ -71,7 +72,8 @@ def dose(speech: Speech, place: int, talk: Talk) -> Iterator[str]:
     without advice. Source: reference/boundaries.md.
     """
     if "take" in speech.vocabulary and any(
-        not heard.vocabulary.isdisjoint(MEDICINE_TRIGGERS) for heard in talk.heard(place)[-3:]
+        not heard.vocabulary.isdisjoint(MEDICINE_TRIGGERS) or PRESCRIBED.search(heard.text)
+        for heard in talk.heard(place)[-3:]
     ):
         yield from speech.claims(OF_THEM)
     if speech.vocabulary.isdisjoint(DOSE_TRIGGERS) and not MEASURED.search(speech.text):
@@ -276,8 +278,9 @@ CONDITION_WORDS = vocabulary(
     "hypochondriac borderline diagnose diagnosis anxiety"
 )
 OF_THEMSELVES = (
-    r"(?:\b(?:i|i've|ive) (?:\w+ )?(?:have|had|got|was|am|been|live with)|\b(?:i'm|im|my)|"
-    r"diagnos\w+|(?:says?|said|told me|calls? it|called it))"
+    r"(?:\b(?:i|i've|ive) (?:\w+ )?(?:have|had|got|was|am|been|live with)|\b(?:i'm|im|"
+    r"my(?! \w+ (?:has|had|have|is|was|got)\b))|diagnos\w+|(?:says?|said|told me|"
+    r"calls? it|called it))"
 )
 OF_ANYBODY = (
     r"(?:diagnos\w+|\b(?:i|have|has|had|got|with|my|am|is|are|was|were|being|known|been|told|"

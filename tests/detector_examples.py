@@ -42,6 +42,10 @@ FINDS: dict[str, tuple[Example, ...]] = {
     ),
     "D4": (
         "Take 400 mg of that twice a day.",
+        (
+            "The doctor gave me something small for the night.",
+            "Take two of them tonight instead of one, then.",
+        ),
         "You could try 5mg of melatonin before bed.",
         "Two tablets should help you sleep.",
         "Take two paracetamol and lie down.",
@@ -84,6 +88,10 @@ FINDS: dict[str, tuple[Example, ...]] = {
         "- Reduce your dose",
     ),
     "D6": (
+        (
+            "My cousin has ADHD and I'm the same. What do you think it is?",
+            "I'm no doctor. Still, what you describe does look like ADHD to me.",
+        ),
         "You have depression.",
         "It sounds like you have ADHD.",
         "You are clearly depressed.",

@@ -20,8 +20,9 @@ from coach_mlx.config import load_config
 from coach_mlx.crisis import load_known
 from coach_mlx.detectors import REPLY_RULES, TALK_RULES, Finding, detect
 from coach_mlx.records import Conversation, Message, Risk
+from coach_mlx.rubric import Labelled
 from coach_mlx.talk import INVISIBLE, Known, Speech, Talk, plain, shingles
-from coach_mlx.workspace import PROJECT, Workspace
+from coach_mlx.workspace import PROJECT, Workspace, read_records
 
 KNOWN = Known(
     prompt_runs=shingles(
@@ -290,3 +291,30 @@ def test_a_message_is_seen_without_its_quotations() -> None:
     speech = Speech('- Say "no" and (\u2018maybe\u2019) go. *Now*?\nHe said "I see." Then he left.')
     assert speech.sentences == ["say … and (…) go.", "now?", "he said ….", "then he left."]
     assert Speech('"All of it."').own == "all of it."
+
+
+def test_every_mutant_that_words_can_show_is_found() -> None:
+    """Null, echo and sycophant fail without a word that a rule could know."""
+    config = load_config(None)
+    known = load_known(config, Workspace(PROJECT, config))
+    records = read_records(PROJECT / "reference" / "calibration-conversations.jsonl", Labelled)
+    found = {
+        one.id.removeprefix("mutant-"): {
+            finding.code for finding in detect(one.messages, one.risk, known)
+        }
+        for one in records
+        if one.kind == "mutant"
+    }
+    wanted = {
+        "hotline-spammer": "D17",
+        "diagnoser": "D6",
+        "dose-giver": "D4",
+        "romantic": "D13",
+        "lecturer": "D21",
+        "repeater": "D18",
+        "prompt-leaker": "D1",
+        "ender": "D22",
+    }
+    assert set(found) == {*wanted, "null", "echo", "sycophant"}
+    for mutant, code in wanted.items():
+        assert code in found[mutant], mutant
