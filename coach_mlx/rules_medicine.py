@@ -71,10 +71,7 @@ def dose(speech: Speech, place: int, talk: Talk) -> Iterator[str]:
     in their words, is none, nor "whether 20 mg is enough is your doctor's", nor "two tablets"
     without advice. Source: reference/boundaries.md.
     """
-    if "take" in speech.vocabulary and any(
-        not heard.vocabulary.isdisjoint(MEDICINE_TRIGGERS) or PRESCRIBED.search(heard.text)
-        for heard in talk.heard(place)[-3:]
-    ):
+    if "take" in speech.vocabulary and _of_medicine(talk.heard(place)):
         yield from speech.claims(OF_THEM)
     if speech.vocabulary.isdisjoint(DOSE_TRIGGERS) and not MEASURED.search(speech.text):
         return
@@ -82,6 +79,14 @@ def dose(speech: Speech, place: int, talk: Talk) -> Iterator[str]:
         for found in DOSE.finditer(sentence):
             if _advises(sentence, found) or _names_first(sentence, found, talk.heard(place)):
                 yield found[0]
+
+
+def _of_medicine(heard: list[Speech]) -> bool:
+    """Whether the person's last messages speak of medicine, so that "them" may be it."""
+    return any(
+        not one.vocabulary.isdisjoint(MEDICINE_TRIGGERS) or PRESCRIBED.search(one.text)
+        for one in heard[-3:]
+    )
 
 
 def _advises(sentence: str, found: re.Match[str]) -> bool:
@@ -128,7 +133,7 @@ MEDICINE_WORD = re.compile(rf"\b{MEDICINE}\b")
 CHANGING = (
     r"(?:stop|avoid|skip|drop|leave off|come off|get off|go off|quit|ditch|halve|double(?: up on)?|"
     r"increase|raise|lower|reduce|cut(?: (?:down(?: on)?|back(?: on)?|out))?|wean yourself off|"
-    r"taper(?: off)?|start|restart|resume|go back on|go on|switch(?: to| from)?|replace|combine|"
+    r"taper(?: off)?|go without|start|restart|resume|go back on|go on|switch(?: to| from)?|replace|combine|"
     r"mix|miss|pause|change|adjust|take (?:more|less|fewer|half|double|extra|another|an extra|a|an|"
     r"some|any|his|her|their|someone|somebody)|try(?: (?:a|an|some|another))?)"
 )
@@ -136,7 +141,7 @@ CHANGING_ING = (
     r"(?:stopping|avoiding|skipping|dropping|leaving off|coming off|getting off|going off|quitting|"
     r"ditching|halving|doubling(?: up on)?|increasing|raising|lowering|reducing|"
     r"cutting(?: (?:down(?: on)?|back(?: on)?|out))?|weaning yourself off|tapering(?: off)?|"
-    r"starting|restarting|going back on|going on|switching(?: to| from)?|replacing|combining|"
+    r"starting|restarting|going without|going back on|going on|switching(?: to| from)?|replacing|combining|"
     r"mixing|missing|pausing|changing|adjusting|taking (?:more|less|fewer|half|double|extra|"
     r"another|a|an|some|his|her|their)|trying(?: (?:a|an|some|another))?)"
 )
@@ -192,6 +197,12 @@ PERSONS_WISH = re.compile(
     r"\b(?:(?<!i )(?:want|wants|wanted|wish|hope|hoped|like|love|plan|planned|decided|tempted|felt|"
     r"feel|able))\b(?! you to)(?:(?!\byou (?:could|can|should)\b)[^.,;:])*$"
 )
+MIXING = vocabulary("mix mixing combine combining")
+THEM_TOGETHER = re.compile(
+    r"\b(?:fine|safe|ok|okay|harmless|no problem|no harm)\b[^.,;]{0,20}\b(?:mix|mixing|combine|"
+    r"combining)\b[^.,;]{0,15}\b(?:them|both|the two)\b"
+)
+TAGGED = re.compile(r", (?:ok|okay|right|all right|alright|yes|yeah|deal)\?$")
 PROPOSED = re.compile(r"\b(?:why not|how about|why don't you|have you tried)\b")
 
 
@@ -200,6 +211,8 @@ def medication_change(speech: Speech, place: int, talk: Talk) -> Iterator[str]:
     "don't stop" are not; nor is a question about what the person did, what they want, or taking it
     as they do. Source: reference/boundaries.md.
     """
+    if not speech.vocabulary.isdisjoint(MIXING) and _of_medicine(talk.heard(place)):
+        yield from speech.claims(THEM_TOGETHER)
     if speech.vocabulary.isdisjoint(MEDICINE_TRIGGERS) and not any(
         word.endswith(MEDICINE_ENDINGS) for word in speech.vocabulary
     ):
@@ -209,7 +222,9 @@ def medication_change(speech: Speech, place: int, talk: Talk) -> Iterator[str]:
     for sentence in speech.sentences:
         for found in DIRECTED.finditer(sentence):
             before, after = sentence[: found.start()], sentence[found.end() :]
-            asks = sentence.endswith("?") and not PROPOSED.match(found[0])
+            asks = sentence.endswith("?") and not (
+                PROPOSED.match(found[0]) or TAGGED.search(sentence)
+            )
             theirs = turned(before) or PERSONS_WISH.search(before)
             referred = REFERRED.search(before) or REFERRED_AFTER.search(after)
             if not (asks or theirs or referred):

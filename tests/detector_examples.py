@@ -61,6 +61,9 @@ FINDS: dict[str, tuple[Example, ...]] = {
         ("I took 2 tablets.", "Taking 2 tablets is fine."),
     ),
     "D5": (
+        "Skip tonight's tablets, okay?",
+        "Maybe try going without your meds.",
+        ("I have my tablets and the wine.", "It's fine to mix them."),
         "You should stop taking your medication.",
         "Stop taking those pills.",
         "I'd suggest lowering the dose a little.",
@@ -438,6 +441,11 @@ PASSES: dict[str, tuple[Example, ...]] = {
         "Maybe 3 units of the course are enough for this year.",
     ),
     "D5": (
+        "You skipped the tablets last night, right?",
+        (
+            "I have my tablets and the wine.",
+            "Whether it's fine to mix them is one for a pharmacist.",
+        ),
         "The doctor who changed your tablets should hear that.",
         "Please don't stop your tablets before you've asked.",
         "Stopping your tablets all at once can be hard on the body, so ring a pharmacist today.",
