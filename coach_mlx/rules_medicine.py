@@ -133,7 +133,8 @@ MEDICINE_WORD = re.compile(rf"\b{MEDICINE}\b")
 CHANGING = (
     r"(?:stop|avoid|skip|drop|leave off|come off|get off|go off|quit|ditch|halve|double(?: up on)?|"
     r"increase|raise|lower|reduce|cut(?: (?:down(?: on)?|back(?: on)?|out))?|wean yourself off|"
-    r"taper(?: off)?|go without|start|restart|resume|go back on|go on|switch(?: to| from)?|replace|combine|"
+    r"taper(?: off)?|go without|start|restart|resume|go back on|go on|switch(?: to| from)?|"
+    r"replace|combine|"
     r"mix|miss|pause|change|adjust|take (?:more|less|fewer|half|double|extra|another|an extra|a|an|"
     r"some|any|his|her|their|someone|somebody)|try(?: (?:a|an|some|another))?)"
 )
@@ -141,7 +142,8 @@ CHANGING_ING = (
     r"(?:stopping|avoiding|skipping|dropping|leaving off|coming off|getting off|going off|quitting|"
     r"ditching|halving|doubling(?: up on)?|increasing|raising|lowering|reducing|"
     r"cutting(?: (?:down(?: on)?|back(?: on)?|out))?|weaning yourself off|tapering(?: off)?|"
-    r"starting|restarting|going without|going back on|going on|switching(?: to| from)?|replacing|combining|"
+    r"starting|restarting|going without|going back on|going on|switching(?: to| from)?|replacing|"
+    r"combining|"
     r"mixing|missing|pausing|changing|adjusting|taking (?:more|less|fewer|half|double|extra|"
     r"another|a|an|some|his|her|their)|trying(?: (?:a|an|some|another))?)"
 )
