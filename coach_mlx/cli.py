@@ -54,7 +54,7 @@ WorkspaceOption = Annotated[
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Run although it is complete; an earlier training is set aside."),
+    typer.Option("--force", help="Run although it is complete (an earlier training is set aside)."),
 ]
 MaskOption = Annotated[
     bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")

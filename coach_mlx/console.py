@@ -37,12 +37,14 @@ class Check(NamedTuple):
 def show_checks(title: str, checks: Sequence[Check]) -> None:
     """A table, and under it where a check does not hold."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for heading in ("", "check", "found", "wanted"):
         table.add_column(heading, overflow="fold")
     for check in checks:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found, check.wanted)
+        cells = ("ok" if check.ok else "NO", check.name, check.found, check.wanted)
+        table.add_row(*(Text(cell) for cell in cells))
     show(table)
     for check in checks:
         if check.places and not check.ok:

@@ -9,9 +9,8 @@ number and the fallback address stand in for every row that is not.
 
 import re
 from datetime import date, timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,7 +28,7 @@ Concern = Literal["suicide", "abuse", "young people"]
 class Service(Record):
     service: str
     channel: Literal["call", "text", "call or text", "chat"]
-    number: str = Field(pattern=r"^\+?[\d ]+$")
+    number: str = Field(pattern=r"^\+?\d[\d ]+$")
     hours: str
     topic: Concern
     source: str = Field(pattern=r"^https://")
@@ -40,7 +39,8 @@ class Service(Record):
 class Country(Record):
     country: str = Field(pattern=r"^[A-Z]{2}$")
     name: str
-    emergency: tuple[str, ...] = Field(min_length=1)
+    emergency: tuple[Annotated[str, Field(pattern=r"^\d+$")], ...] = Field(min_length=1)
+    """Told to everybody in the country, and so shown without a date."""
     services: tuple[Service, ...]
 
 
@@ -91,12 +91,8 @@ def places_of_help(
 def load_known(config: Config, workspace: Workspace) -> Known:
     """What the detectors compare with, from the files in force."""
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
-    return _known(workspace.find(DIRECTORY), workspace.find(RUBRIC), prompt)
-
-
-@lru_cache(maxsize=4)
-def _known(directory_file: Path, rubric_file: Path, prompt: str) -> Known:
-    directory, rubric = load_directory(directory_file), load_rubric(rubric_file)
+    directory = load_directory(workspace.find(DIRECTORY))
+    rubric = load_rubric(workspace.find(RUBRIC))
     services = [one for country in directory.countries for one in country.services]
     numbers = {one.number for one in services}
     numbers |= {number for country in directory.countries for number in country.emergency}

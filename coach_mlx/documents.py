@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from coach_mlx.errors import ConfigError
 
 Document = TypeVar("Document")
+WRONG_SCALAR = (ValueError, TypeError, KeyError, AttributeError)
+"""What PyYAML lets through for a value such as 2026-02-30, or bytes that are not UTF-8."""
 
 
 def read_document(path: Path, kind: type[Document]) -> Document:
@@ -35,7 +37,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except FileNotFoundError:
         raise ConfigError(f"There is no {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OSError, RecursionError, *WRONG_SCALAR) as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
 
 
@@ -44,12 +46,13 @@ class _Strict(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands here twice", key.start_mark
+                    None, None, f"{key!r} stands here twice", key_node.start_mark
                 )
-            seen.add(key.value)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 

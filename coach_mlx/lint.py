@@ -6,7 +6,7 @@ Fails: DataError or ConfigError for a file that cannot be read as what it is; ot
 is made, shown in a table, and the answer is no (exit 10) where one does not hold.
 """
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ DOCUMENTS: dict[str, type[Record]] = {
 }
 
 
+LABELS = re.compile(rb'(?<!\\)"labels"\s*:')
+
+
 def run(files: Sequence[Path], config: Config, workspace: Workspace) -> dict[str, Any]:
     """Every file's checks; `passed` where all hold."""
     known = load_known(config, workspace)
@@ -52,15 +55,15 @@ def run(files: Sequence[Path], config: Config, workspace: Workspace) -> dict[str
 
 
 def check_file(file: Path, workspace: Workspace, known: Known) -> list[Check]:
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix.lower() in (".yaml", ".yml"):
         return _check_yaml(file)
-    if not file.exists():
-        raise DataError(f"There is no {file}. Give it a JSONL or YAML file.")
+    if not file.is_file():
+        raise DataError(f"There is no file {file}. Give it a JSONL or YAML file.")
     rubric = load_rubric(workspace.find(RUBRIC))
     if _is_labelled(file):
         return check_labelled(read_records(file, Labelled), rubric, known)
     taxonomy = load_taxonomy(workspace.find(TAXONOMY))
-    return check_conversations(read_conversations(file), taxonomy, known)
+    return check_conversations(read_conversations(file), taxonomy, rubric, known)
 
 
 def _check_yaml(file: Path) -> list[Check]:
@@ -78,10 +81,5 @@ def _check_yaml(file: Path) -> list[Check]:
 
 
 def _is_labelled(file: Path) -> bool:
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "")
-    try:
-        values = json.loads(first)
-    except json.JSONDecodeError:
-        return False  # the reader of conversations will say what is wrong, with its line
-    return isinstance(values, dict) and "labels" in values
+    """Whether any line has labels: inside a string the quotes would be escaped."""
+    return LABELS.search(file.read_bytes()) is not None

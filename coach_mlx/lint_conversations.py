@@ -14,6 +14,7 @@ from typing import NamedTuple, get_args
 from coach_mlx.console import Check
 from coach_mlx.detectors import detect
 from coach_mlx.records import Conversation, Difficulty, Framework, Scenario, Style
+from coach_mlx.rubric import Rubric
 from coach_mlx.talk import Known, Speech
 from coach_mlx.taxonomy import Taxonomy, quotas
 
@@ -45,17 +46,17 @@ class Spoken(NamedTuple):
 
 
 def check_conversations(
-    conversations: Sequence[Conversation], taxonomy: Taxonomy, known: Known
+    conversations: Sequence[Conversation], taxonomy: Taxonomy, rubric: Rubric, known: Known
 ) -> list[Check]:
     spoken = [_speak(number, one) for number, one in enumerate(conversations, start=1)]
     return [
-        Check("conversations", str(len(spoken)), "1 or more", True),
         _turn_bounds(spoken),
         *_lengths(spoken),
         *_questions(spoken),
         *_repeats(spoken),
         _near_duplicates(spoken),
         *_findings(spoken, known),
+        *_card_checks(spoken, rubric),
         *_coverage([one.scenario for one in conversations if one.scenario], taxonomy),
     ]
 
@@ -76,7 +77,7 @@ def _turn_bounds(spoken: Sequence[Spoken]) -> Check:
         elif card and card.turns != turns:
             places.append(f"conversation {one.number}: {turns} turns, its card says {card.turns}")
     counts = [one.conversation.turns for one in spoken]
-    found = f"{min(counts)} to {max(counts)}, median {median(counts):g}"
+    found = f"{min(counts)} to {max(counts)}, median {median(counts):g}, of {len(counts)}"
     return Check("turns", found, "3 to 30, as on the card", not places, tuple(places))
 
 
@@ -148,6 +149,7 @@ def _shared(keys: Iterable[tuple[tuple[str, ...], int]], most: int = 1) -> tuple
     where: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for key, number in keys:
         where[key].append(number)
+    where.pop((), None)  # a message without words
     return tuple(
         f"{' '.join(key)!r} in conversations {', '.join(map(str, numbers))}"
         for key, numbers in where.items()
@@ -156,18 +158,25 @@ def _shared(keys: Iterable[tuple[tuple[str, ...], int]], most: int = 1) -> tuple
 
 
 def _near_duplicates(spoken: Sequence[Spoken]) -> Check:
-    """Pairs that share a third of the shorter one's runs of five words: an index of the runs, so
-    that a pair costs only what it shares.
+    """Pairs that share three tenths of the shorter one's runs of five words: an index of the runs,
+    so that a pair costs only what it shares. Equal conversations are one, and counted as such.
     """
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes, pairs = [], Counter[tuple[int, int]]()
+    unique = {one.conversation.id: one for one in reversed(spoken)}
+    equal = tuple(
+        f"conversations {unique[one.conversation.id].number} and {one.number} are equal"
+        for one in spoken
+        if unique[one.conversation.id] is not one
+    )
+    spoken = list(unique.values())
     for place, one in enumerate(spoken):
         runs = {gram for speech in (*one.user, *one.coach) for gram in speech.grams(5)}
         sizes.append(max(1, len(runs)))
         for gram in runs:
             pairs.update((other, place) for other in holders[gram])
             holders[gram].append(place)
-    places = tuple(
+    places = equal + tuple(
         f"conversations {spoken[left].number} and {spoken[right].number}"
         for (left, right), shared in pairs.items()
         if shared / min(sizes[left], sizes[right]) >= ALIKE_FRACTION
@@ -181,13 +190,31 @@ def _findings(spoken: Sequence[Spoken], known: Known) -> Iterator[Check]:
     for one in spoken:
         card = one.conversation.scenario
         for finding in detect(one.conversation.messages, card.risk if card else None, known):
-            line = f"conversation {one.number}, message {finding.message}: {finding.code} "
+            place = finding.message + (one.conversation.messages[0].role == "system")
+            line = f"conversation {one.number}, message {place}: {finding.code} "
             places = hard if finding.severity == "hard" else warned[finding.code]
             places.append(line + finding.excerpt)
     replies = sum(len(one.coach) for one in spoken)
     yield Check("hard findings (D1 to D25)", str(len(hard)), "0", not hard, tuple(hard))
     for code in sorted(warned, key=lambda code: int(code[1:])):
         yield _share(f"replies with a warning {code}", warned[code], replies, WARN_FRACTION)
+
+
+def _card_checks(spoken: Sequence[Spoken], rubric: Rubric) -> Iterator[Check]:
+    cards = [(one.number, one.conversation.scenario) for one in spoken]
+    ids = Counter(card.id for _, card in cards if card and card.id)
+    twice = tuple(f"{one} stands {count} times" for one, count in ids.items() if count > 1)
+    if ids:
+        yield Check("each card once", f"{len(twice)} repeated", "0", not twice, twice)
+    wrong = tuple(
+        f"conversation {number}: {card.applicability}"
+        for number, card in cards
+        if card
+        and card.applicability is not None
+        and card.applicability != rubric.conditional(card.turns, card.risk)
+    )
+    if wrong:
+        yield Check("applicability on the cards", f"{len(wrong)} wrong", "0", False, wrong)
 
 
 def _coverage(cards: Sequence[Scenario], taxonomy: Taxonomy) -> Iterator[Check]:

@@ -13,7 +13,7 @@ from coach_mlx.probes import FAMILIES, Probe
 from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.rules_crisis import METHOD, UNSAFE_WORDING
 from coach_mlx.rules_medicine import DOSE
-from coach_mlx.talk import Known, Speech
+from coach_mlx.talk import Known, Speech, overlap
 
 SAFETY = ("CQ8", "CQ9")
 LEAST_FAILURES = {criterion: 8 if criterion in SAFETY else 4 for criterion in CRITERIA}
@@ -37,7 +37,10 @@ def check_labelled(records: Sequence[Labelled], rubric: Rubric, known: Known) ->
         Check("kinds", found, f"at least {wanted}", not few, few),
         Check("failures of each criterion", counts, "4 each, safety 8", not rare, rare),
         Check(
-            "late or masked failures", str(hidden), f"{LEAST_LATE_OR_MASKED} or more", hidden >= 8
+            "late or masked failures",
+            str(hidden),
+            f"{LEAST_LATE_OR_MASKED} or more",
+            hidden >= LEAST_LATE_OR_MASKED,
         ),
         _all(
             "shape", [(one.id, problem) for one in records for problem in _misshapen(one, rubric)]
@@ -85,8 +88,18 @@ def _twin_problems(records: Sequence[Labelled]) -> Iterator[tuple[str, str]]:
         good = by_id.get(one.twin_of or "")
         if good is None or good.kind != "good":
             yield one.id, f"{one.twin_of} is no good conversation of this file"
-        elif len(good.messages) != len(one.messages) or good.messages == one.messages:
+        elif good.messages == one.messages or not _is_edit(good, one):
             yield one.id, f"is not an edit of {good.id}"
+
+
+def _is_edit(good: Labelled, twin: Labelled) -> bool:
+    """As long, and somewhere with much the same words."""
+    if len(good.messages) != len(twin.messages):
+        return False
+    pairs = zip(good.messages, twin.messages, strict=True)
+    return any(
+        overlap(Speech(ours.content), Speech(theirs.content)) >= 0.5 for ours, theirs in pairs
+    )
 
 
 def _findings(records: Sequence[Labelled], known: Known) -> Iterator[tuple[str, str]]:
@@ -124,8 +137,8 @@ def _probe_twins(probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
     for probe in probes:
         if probe.benign and any(turn.risk != "none" for turn in probe.turns):
             yield probe.id, "is benign and has a turn with risk"
-        if probe.twin_of and probe.twin_of not in by_id:
-            yield probe.id, f"there is no {probe.twin_of}"
+        if probe.twin_of and (probe.twin_of not in by_id or probe.twin_of == probe.id):
+            yield probe.id, f"{probe.twin_of} is no other probe"
         if not probe.id.startswith(probe.family):
             yield probe.id, f"is of the family {probe.family}"
     for family in sorted(set(FAMILIES) - with_twin):

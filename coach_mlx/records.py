@@ -59,6 +59,8 @@ class Message(Record):
         """Edges are trimmed and accents composed (NFC), as templates and tokenizers do anyway."""
         if not content.strip():
             raise ValueError("content is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in content):
+            raise ValueError("content holds half of a character (a lone surrogate)")
         return unicodedata.normalize("NFC", content.strip())
 
 

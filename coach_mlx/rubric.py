@@ -7,7 +7,7 @@ labelled conversations. Writes nothing. Fails: ConfigError with all that is wron
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -60,7 +60,7 @@ class Rubric(Record):
 
     pass_threshold: float = Field(gt=0, le=1)
     min_turns: int = Field(ge=1)
-    categories: dict[str, float]
+    categories: dict[str, Annotated[float, Field(gt=0)]]
     criteria: tuple[Criterion, ...]
 
     @model_validator(mode="after")
@@ -124,11 +124,10 @@ def _criterion_lines(criterion: Criterion) -> Iterator[str]:
 
 
 def _when(applies: Applies) -> str:
-    if applies.min_turns:
-        return f"from {applies.min_turns} turns on; below that NA"
-    if applies.risk:
-        return f"where the card says risk {' or '.join(applies.risk)}; otherwise NA"
-    return "always"
+    turns = f"from {applies.min_turns} turns on" if applies.min_turns else ""
+    risk = f"where the card says risk {' or '.join(applies.risk)}" if applies.risk else ""
+    both = ", ".join(part for part in (turns, risk) if part)
+    return f"{both}; otherwise NA" if both else "always"
 
 
 class Label(Record):

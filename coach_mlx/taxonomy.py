@@ -15,13 +15,15 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from coach_mlx.config import Config
 from coach_mlx.documents import read_document
+from coach_mlx.errors import ConfigError
 from coach_mlx.records import (
+    LONGEST,
     AgeBand,
     Difficulty,
     Framework,
@@ -39,7 +41,10 @@ from coach_mlx.workspace import Plan, Workspace, write_whole
 
 TAXONOMY = "config/input-taxonomy.yaml"
 PERSONAS = "config/personas.yaml"
-HOUSEHOLD_AGES = {
+Weight = Annotated[float, Field(gt=0, le=1)]
+Lines = Annotated[tuple[str, ...], Field(min_length=1)]
+MOST_REDRAWS = 1000
+HOUSEHOLD_AGES: dict[AgeBand, Literal["younger", "middle", "older"]] = {
     "26-35": "younger",
     "36-45": "middle",
     "46-55": "middle",
@@ -72,7 +77,7 @@ class Subtopic(Record):
 
 class TopicEntry(Record):
     name: Topic
-    weight: float = Field(gt=0, le=1)
+    weight: Weight
     subtopics: tuple[Subtopic, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -93,16 +98,23 @@ class TopicEntry(Record):
 
 
 class LengthBand(Record):
-    weight: float = Field(gt=0, le=1)
+    weight: Weight
     turns: tuple[int, int]
+
+    @field_validator("turns")
+    @classmethod
+    def _is_a_range(cls, turns: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= turns[0] <= turns[1]:
+            raise ValueError(f"{list(turns)} is no range of turns")
+        return turns
 
 
 class Taxonomy(Record):
     """What people bring, and how often. Every group of weights sums to 1."""
 
     topics: tuple[TopicEntry, ...]
-    styles: dict[Style, float]
-    difficulty: dict[Difficulty, float]
+    styles: dict[Style, Weight]
+    difficulty: dict[Difficulty, Weight]
     length: dict[Length, LengthBand]
 
     @model_validator(mode="after")
@@ -111,6 +123,9 @@ class Taxonomy(Record):
         _require_whole("styles", self.styles.values())
         _require_whole("difficulty", self.difficulty.values())
         _require_whole("length", [band.weight for band in self.length.values()])
+        for name, band in self.length.items():
+            if band.turns[1] > LONGEST[name]:
+                raise ValueError(f"{name} conversations have at most {LONGEST[name]} turns")
         names: list[str] = [topic.name for topic in self.topics]
         names += [subtopic.name for topic in self.topics for subtopic in topic.subtopics]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -127,18 +142,26 @@ class Taxonomy(Record):
 class Personas(Record):
     """Whom a card is about: lists to draw from."""
 
-    age_bands: dict[AgeBand, float]
-    work: tuple[str, ...]
-    places: tuple[str, ...]
-    households: dict[str, tuple[str, ...]]
-    voices: dict[Style, tuple[str, ...]]
-    resistances: tuple[str, ...]
+    age_bands: dict[AgeBand, Weight]
+    work: Lines
+    places: Lines
+    households: dict[Literal["any", "younger", "middle", "older"], Lines]
+    voices: dict[Style, Lines]
+    resistances: Lines
 
     @field_validator("age_bands")
     @classmethod
     def _whole(cls, bands: dict[AgeBand, float]) -> dict[AgeBand, float]:
         _require_whole("age_bands", bands.values())
         return bands
+
+    @model_validator(mode="after")
+    def _has_every_group(self) -> "Personas":
+        wanted = {"any", *HOUSEHOLD_AGES.values(), *get_args(Style)}
+        missing = sorted(wanted - {*self.households, *self.voices})
+        if missing:
+            raise ValueError(f"households or voices are missing for {', '.join(missing)}")
+        return self
 
 
 def _require_whole(name: str, weights: Any) -> None:
@@ -211,9 +234,15 @@ def deal(
             "length": length,
             "turns": rng.randint(*taxonomy.length[length].turns),
         }
-        card = _card(facts, subtopic, personas, rubric, rng)
-        while card.id in cards:
+        for _ in range(MOST_REDRAWS):
             card = _card(facts, subtopic, personas, rubric, rng)
+            if card.id not in cards:
+                break
+        else:
+            raise ConfigError(
+                f"There is too little in {TAXONOMY} and {PERSONAS} for {count} cards that differ: "
+                f"add situations to {subtopic.name}, or ask for fewer cards."
+            )
         cards[card.id] = card
     return list(cards.values())
 

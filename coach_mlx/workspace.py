@@ -243,9 +243,11 @@ def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = ""
         if not line.strip():
             continue
         try:
-            records.append(kind.model_validate(json.loads(line.decode("utf-8"))))
+            records.append(kind.model_validate(json.loads(line.decode("utf-8-sig"))))
         except UnicodeDecodeError as error:
             problems.append(f"  {path}:{number}: byte {error.start + 1} of the line is not UTF-8")
+        except RecursionError:
+            problems.append(f"  {path}:{number}: nested too deep")
         except json.JSONDecodeError as error:
             problems.append(f"  {path}:{number}: not JSON: {error.msg} at column {error.colno}")
         except ValidationError as error:

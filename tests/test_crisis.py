@@ -73,6 +73,15 @@ def test_other_concerns_have_their_own_rows() -> None:
     assert "112" in shown
 
 
+def test_one_row_is_shown_and_a_country_stands_once() -> None:
+    country = one_country(TODAY).countries[0]
+    double = country.model_copy(update={"services": country.services * 2})
+    shown = places_of_help(Directory(fallback="x", valid_days=9, countries=(double,)), "XX", TODAY)
+    assert shown.count("Listening Line") == 1
+    with pytest.raises(ValueError, match="more than one entry for XX"):
+        Directory(fallback="x", valid_days=9, countries=(country, country))
+
+
 def test_what_the_detectors_know_comes_from_the_files(tmp_path: Path) -> None:
     known = load_known(Config(), Workspace(tmp_path, Config()))
     assert {"988", "116123", "112"} <= known.numbers

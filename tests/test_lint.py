@@ -14,8 +14,8 @@ from coach_mlx.crisis import load_known
 from coach_mlx.lint import check_file
 from coach_mlx.lint_conversations import check_conversations
 from coach_mlx.probes import FAMILIES, PROBES, load_probes
-from coach_mlx.records import Conversation, Framework
-from coach_mlx.rubric import CRITERIA, Labelled
+from coach_mlx.records import Conversation, Framework, Message
+from coach_mlx.rubric import CRITERIA, RUBRIC, Labelled, load_rubric
 from coach_mlx.taxonomy import TAXONOMY, load_taxonomy
 from coach_mlx.workspace import PROJECT, Workspace, read_records
 
@@ -25,6 +25,7 @@ DOCUMENTS = ("input-taxonomy", "personas", "rubric", "crisis-resources", "probes
 workspace = Workspace(PROJECT, Config())
 known = load_known(Config(), workspace)
 taxonomy = load_taxonomy(PROJECT / TAXONOMY)
+rubric = load_rubric(PROJECT / RUBRIC)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,9 @@ def plain_talk(number: int) -> Conversation:
 
 def failing(conversations: list[Conversation]) -> set[str]:
     return {
-        check.name for check in check_conversations(conversations, taxonomy, known) if not check.ok
+        check.name
+        for check in check_conversations(conversations, taxonomy, rubric, known)
+        if not check.ok
     }
 
 
@@ -180,7 +183,65 @@ def test_a_one_sided_set_is_found(starters: list[Conversation]) -> None:
     assert {"topics", "subtopics present"} <= failing(anxious)
 
 
+def answer(row: dict[str, Any], criterion: str, value: str) -> None:
+    if row["labels"][criterion]["answer"] != "NA":
+        row["labels"][criterion]["answer"] = value
+
+
 HARD = "hard findings in good conversations"
+
+
+def carded(starters: list[Conversation], **facts: Any) -> list[Conversation]:
+    """The starters with other cards."""
+    return [
+        one.model_copy(update={"scenario": one.scenario.model_copy(update=facts)})
+        for one in starters
+        if one.scenario
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({"length": "extended"}, "lengths"),
+        ({"style": "terse"}, "styles present"),
+        ({"difficulty": "easy"}, "difficulties present"),
+        ({"frameworks": ("cbt",)}, "leading frameworks"),
+        ({"id": "same"}, "each card once"),
+        ({"applicability": {"CQ9": True}}, "applicability on the cards"),
+        ({"risk": "explicit"}, "hard findings (D1 to D25)"),
+    ],
+)
+def test_cards_of_one_kind_are_found(
+    facts: dict[str, Any], name: str, starters: list[Conversation]
+) -> None:
+    assert name in failing(carded(starters, **facts))
+    assert name not in failing(starters)
+
+
+def test_six_words_everywhere_and_warnings_everywhere_are_found() -> None:
+    same = "and now the rest of the road is yours, as an AI I find that good"
+    talks = [plain_talk(number) for number in range(6)]
+    for number, one in enumerate(talks):
+        messages = [message.model_dump() for message in one.messages]
+        messages[3]["content"] += f" {same} {number}."
+        talks[number] = Conversation.model_validate({"messages": messages})
+    assert {"six words in more than 2 conversations", "replies with a warning D3"} <= failing(talks)
+
+
+def test_a_third_of_the_words_is_a_near_duplicate() -> None:
+    first, second = plain_talk(0), plain_talk(1)
+    mixed = first.model_copy(update={"messages": (*first.messages[:2], *second.messages[2:])})
+    assert "near-duplicates" in failing([first, second, mixed])
+    assert "near-duplicates" not in failing([first, second])
+
+
+def test_messages_without_words_are_no_shared_beginning() -> None:
+    talks = [
+        one.model_copy(update={"messages": (Message(role="user", content="…"), *one.messages[1:])})
+        for one in (plain_talk(0), plain_talk(1))
+    ]
+    assert failing(talks) == set()
 
 
 def labelled_checks(
@@ -201,6 +262,14 @@ def labelled_checks(
         (lambda rows: rows[0]["labels"]["CQ1"].update(answer="NO"), "shape"),
         (lambda rows: rows[0]["labels"].pop("CQ1"), "shape"),
         (lambda rows: rows[0]["messages"].pop(), "shape"),
+        (lambda rows: rows[0].update(messages=rows[0]["messages"][:4]), "shape"),
+        (lambda rows: rows[0].update(messages=rows[0]["messages"] * 4), "shape"),
+        (lambda rows: rows[1].update(messages=rows[0]["messages"]), "twins"),
+        (lambda rows: rows[1].update(messages=rows[1]["messages"][:-2]), "twins"),
+        (lambda rows: [one.update(content="Hm.") for one in rows[1]["messages"]], "twins"),
+        (lambda rows: [row.update(note=None) for row in rows], "late or masked failures"),
+        (lambda rows: rows.__delitem__(slice(70, None)), "labelled conversations"),
+        (lambda rows: [answer(row, "CP3", "YES") for row in rows], "failures of each criterion"),
         (lambda rows: rows.pop(0), "twins"),
         (lambda rows: rows.append(rows[0]), "each id once"),
         (lambda rows: rows[0]["messages"][1].update(content="I am a doctor."), HARD),
@@ -221,6 +290,14 @@ def test_a_fault_in_the_labelled_set_is_found(
         (lambda rows: rows[0].update(benign=True), "twins"),
         (lambda rows: rows.append(rows[0]), "each id once"),
         (lambda rows: rows[0].update(who="took two tablets"), "safe messaging"),
+        (lambda rows: rows[0].update(who="her son committed suicide"), "safe messaging"),
+        (lambda rows: rows[0]["must"].append("Name an overdose."), "safe messaging"),
+        (lambda rows: rows[0].update(twin_of=rows[0]["id"]), "twins"),
+        (lambda rows: rows[0].update(id="romance-9"), "twins"),
+        (lambda rows: [row.update(benign=False) for row in rows], "benign"),
+        (lambda rows: [row.update(benign=False) for row in rows], "twins"),
+        (lambda rows: [row.update(turns=row["turns"][:10]) for row in rows], "of 20 turns or more"),
+        (lambda rows: [row.update(family="romance") for row in rows], "families"),
     ],
 )
 def test_a_fault_in_the_probes_is_found(
@@ -253,7 +330,9 @@ def test_the_command_says_no_with_ten_and_shows_the_place(tmp_path: Path) -> Non
         ("a.jsonl", '{"messages": [{"role": "coach", "content": "x"}]}\n', 3, "a.jsonl:1"),
         ("a.yaml", "key: 1\n", 3, "none of the documents known here"),
         ("a.yaml", "- {id: x}\n", 2, "problems in"),
-        ("none.jsonl", None, 3, "There is no"),
+        ("none.jsonl", None, 3, "There is no file"),
+        ("[red].jsonl", "{not json", 3, "[red].jsonl:1: not JSON"),
+        ("a.YAML", "key: 1\n", 3, "none of the documents known here"),
         ("none.yaml", None, 2, "There is no"),
     ],
 )

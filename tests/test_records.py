@@ -58,6 +58,8 @@ def test_roles_out_of_order_are_refused(roles: list[str], said: str) -> None:
 def test_empty_words_and_unknown_keys_are_refused() -> None:
     with pytest.raises(ValidationError, match="content is empty"):
         Message(role="user", content=" \n")
+    with pytest.raises(ValidationError, match="half of a character"):
+        Message(role="user", content="a\ud800")
     assert Message(role="user", content=" cafe\u0301\n").content == "caf\u00e9"
     with pytest.raises(ValidationError, match="Extra inputs"):
         Message.model_validate({"role": "user", "content": "x", "name": "y"})

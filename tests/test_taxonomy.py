@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from coach_mlx.documents import read_document
 from coach_mlx.errors import ConfigError
-from coach_mlx.records import Record, Scenario
+from coach_mlx.records import Scenario
 from coach_mlx.rubric import RUBRIC, load_rubric
-from coach_mlx.taxonomy import PERSONAS, TAXONOMY, Personas, deal, load_taxonomy, quotas
+from coach_mlx.taxonomy import PERSONAS, TAXONOMY, Personas, Taxonomy, deal, load_taxonomy, quotas
 from coach_mlx.workspace import PROJECT, read_records
 
 taxonomy = load_taxonomy(PROJECT / TAXONOMY)
@@ -135,6 +135,9 @@ def edited(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> Path:
         (lambda v: v["topics"][0]["subtopics"][0]["situations"].clear(), "at least 3 items"),
         (lambda v: v["topics"][5]["subtopics"][0].pop("must"), "missing for crisis_signals"),
         (lambda v: v["topics"][5]["subtopics"][1]["situations"][0].pop("risk"), "states its risk"),
+        (lambda v: v["length"]["medium"].update(turns=[15, 8]), "no range of turns"),
+        (lambda v: v["length"]["extended"].update(turns=[16, 99]), "at most 30 turns"),
+        (lambda v: v["styles"].update(terse=-0.15, conversational=0.7), "greater than 0"),
         (lambda v: v.update(difficulty={"easy": 0.5, "hardest": 0.5}), "difficulty"),
     ],
 )
@@ -143,6 +146,54 @@ def test_a_wrong_taxonomy_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         load_taxonomy(edited(change, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v["households"].pop("any"), "missing for any"),
+        (lambda v: v["voices"].pop("terse"), "missing for terse"),
+        (lambda v: v.update(resistances=[]), "at least 1 item"),
+        (lambda v: v["age_bands"].update({"26-35": -0.25, "36-45": 0.75}), "greater than 0"),
+    ],
+)
+def test_wrong_personas_are_refused(
+    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((PROJECT / PERSONAS).read_text(encoding="utf-8"))
+    change(values)
+    path = tmp_path / "personas.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        read_document(path, Personas)
+
+
+def test_too_little_to_draw_from_says_so() -> None:
+    values = taxonomy.model_dump()
+    for topic in values["topics"]:
+        for subtopic in topic["subtopics"]:
+            subtopic["situations"] = subtopic["situations"][:1] * 3
+            subtopic["withheld"] = subtopic["withheld"][:1] * 3
+            subtopic["frameworks"] = subtopic["frameworks"][:1]
+    for band in values["length"].values():
+        band["turns"] = band["turns"][:1] * 2
+    people = personas.model_dump()
+    people |= {"work": ["baker"], "places": ["Oslo"], "resistances": ["none"]}
+    people |= {"age_bands": {"26-35": 1.0}}
+    for group in ("households", "voices"):
+        people[group] = dict.fromkeys(people[group], ("plain",))
+    with pytest.raises(ConfigError, match="for 400 cards that differ: add situations to"):
+        deal(Taxonomy.model_validate(values), Personas.model_validate(people), rubric, 400, seed=1)
+
+
+def test_an_old_person_is_retired_and_a_longer_talk_has_three_approaches() -> None:
+    cards = deal(taxonomy, personas, rubric, 200, 1)
+    for card in cards:
+        assert card.persona.circumstances.startswith("retired ") == (card.persona.age_band == "66+")
+        assert len(card.frameworks) == 2 if card.length == "medium" else 3
+    homes = {card.persona.circumstances.split("; ")[1] for card in cards}
+    assert homes & set(personas.households["any"])
+    assert homes - set(personas.households["any"])
 
 
 def test_the_command_deals_resumes_and_obeys_count_and_seed(tmp_path: Path) -> None:
@@ -161,4 +212,3 @@ def test_turns_that_do_not_fit_the_length_are_refused() -> None:
     card = deal(taxonomy, personas, rubric, 20, 1)[0].model_dump()
     with pytest.raises(ValueError, match="31 turns are not extended, at most 30"):
         Scenario.model_validate({**card, "length": "extended", "turns": 31})
-    assert issubclass(Scenario, Record)
