@@ -40,9 +40,11 @@ LABELS = re.compile(rb'(?<!\\)"labels"\s*:')
 def run(files: Sequence[Path], config: Config, workspace: Workspace) -> dict[str, Any]:
     """Every file's checks; `passed` where all hold."""
     known = load_known(config, workspace)
-    found = {str(file): check_file(file, workspace, known) for file in files}
-    for file, checks in found.items():
-        console.show_checks(file, checks)
+    found = {}
+    for file in map(Path, files):
+        with console.spinner(f"Reading {file}"):
+            found[str(file)] = check_file(file, workspace, known)
+        console.show_checks(str(file), found[str(file)])
     failed = [
         f"{file}: {one.name}" for file, checks in found.items() for one in checks if not one.ok
     ]
