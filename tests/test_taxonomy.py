@@ -190,7 +190,7 @@ def test_an_old_person_is_retired_and_a_longer_talk_has_three_approaches() -> No
     cards = deal(taxonomy, personas, rubric, 200, 1)
     for card in cards:
         assert card.persona.circumstances.startswith("retired ") == (card.persona.age_band == "66+")
-        assert len(card.frameworks) == 2 if card.length == "medium" else 3
+        assert len(card.frameworks) == (2 if card.length == "medium" else 3)
     homes = {card.persona.circumstances.split("; ")[1] for card in cards}
     assert homes & set(personas.households["any"])
     assert homes - set(personas.households["any"])
