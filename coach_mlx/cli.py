@@ -1,9 +1,9 @@
 """`coach STAGE [--config FILE] [--set section.key=value]... [--workspace DIR]`.
 
-The stage tables below are the pipeline: what makes the material, and what `coach run` walks.
-Every command loads the config and calls one module's
-`run(config, workspace)`; this file alone prints results (one JSON line on stdout), catches errors
-and knows exit codes. Nothing heavy is imported before a command needs it.
+The stage tables below are the pipeline: what makes the material, and what `coach run` walks. Every
+command loads the config and calls one module's `run(config, workspace)`; this file alone prints
+results (one JSON line on stdout), catches errors and knows exit codes. Nothing heavy is imported
+before a command needs it.
 """
 
 import contextlib

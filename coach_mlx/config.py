@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from coach_mlx.documents import read_yaml
 from coach_mlx.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ class ScenariosSection(Section):
     """The cards that conversations are written from."""
 
     count: int = Field(default=3500, ge=1)
-    """So many; about half of the conversations pass the rubric."""
+    """So many; the specification expects half of the conversations to pass the rubric."""
 
 
 class DatasetSection(Section):
@@ -211,14 +212,9 @@ def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"There is no config file {path}. Try --config config/coach.yaml"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
+    if not path.exists():
+        raise ConfigError(f"There is no config file {path}. Try --config config/coach.yaml")
+    values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):

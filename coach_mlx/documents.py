@@ -5,6 +5,7 @@ unknown key is named together with the nearest known one.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +21,17 @@ WRONG_SCALAR = (ValueError, TypeError, KeyError, AttributeError)
 
 def read_document(path: Path, kind: type[Document]) -> Document:
     """`kind` is a record, or a tuple of them."""
-    values = read_yaml(path)
+    return as_document(read_yaml(path), kind, path)
+
+
+def as_document(values: Any, kind: type[Document], path: Path) -> Document:
+    """What `read_yaml` found in the file, checked."""
     adapter = TypeAdapter(kind)
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
         known = _known_keys(adapter.json_schema())
-        lines = [f"  {_explain(problem, known)}" for problem in error.errors()]
+        lines = [f"  {explain(problem, known)}" for problem in error.errors()]
         heading = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in {path}:"
         raise ConfigError("\n".join([heading, *lines])) from None
 
@@ -61,7 +66,8 @@ def _known_keys(schema: dict[str, Any]) -> list[str]:
     return sorted({key for part in parts for key in part.get("properties", {})})
 
 
-def _explain(problem: Any, known: list[str]) -> str:
+def explain(problem: Any, known: Sequence[str] = ()) -> str:
+    """One of pydantic's problems in words, with its place; entries of a list count from 1."""
     place = "".join(
         f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
     ).lstrip(".")

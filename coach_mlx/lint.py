@@ -15,11 +15,11 @@ from coach_mlx import console
 from coach_mlx.config import Config
 from coach_mlx.console import Check
 from coach_mlx.crisis import Directory, load_known
-from coach_mlx.documents import read_document, read_yaml
+from coach_mlx.documents import as_document, read_yaml
 from coach_mlx.errors import DataError
 from coach_mlx.lint_conversations import check_conversations
 from coach_mlx.lint_reference import check_labelled, check_probes
-from coach_mlx.probes import Probe
+from coach_mlx.probes import Probes
 from coach_mlx.records import Record
 from coach_mlx.rubric import RUBRIC, Labelled, Rubric, load_rubric
 from coach_mlx.talk import Known
@@ -32,8 +32,6 @@ DOCUMENTS: dict[str, type[Record]] = {
     "criteria": Rubric,
     "countries": Directory,
 }
-
-
 LABELS = re.compile(rb'(?<!\\)"labels"\s*:')
 
 
@@ -71,14 +69,14 @@ def check_file(file: Path, workspace: Workspace, known: Known) -> list[Check]:
 def _check_yaml(file: Path) -> list[Check]:
     values = read_yaml(file)
     if isinstance(values, list):
-        return check_probes(read_document(file, tuple[Probe, ...]))
+        return check_probes(as_document(values, Probes, file))
     kinds = [kind for key, kind in DOCUMENTS.items() if isinstance(values, dict) and key in values]
     if not kinds:
         raise DataError(
             f"{file} is none of the documents known here: probes (a list), or one with "
             f"{', '.join(DOCUMENTS)} at its top."
         )
-    read_document(file, kinds[0])
+    as_document(values, kinds[0], file)
     return [Check("reads as " + kinds[0].__name__.lower(), "yes", "yes", True)]
 
 

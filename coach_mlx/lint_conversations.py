@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 
 from coach_mlx.console import Check
 from coach_mlx.detectors import detect
-from coach_mlx.records import Conversation, Difficulty, Framework, Scenario, Style
+from coach_mlx.records import LONGEST, Conversation, Difficulty, Framework, Scenario, Style
 from coach_mlx.rubric import Rubric
 from coach_mlx.talk import Known, Speech
 from coach_mlx.taxonomy import Taxonomy, quotas
@@ -28,7 +28,6 @@ ALIKE_FRACTION = 0.3
 REPEAT_FRACTION = 0.01
 COVERAGE_FROM = 20  # conversations
 LEADING_FRACTION = 0.05
-TURNS = (3, 30)
 
 
 class Spoken(NamedTuple):
@@ -50,7 +49,7 @@ def check_conversations(
 ) -> list[Check]:
     spoken = [_speak(number, one) for number, one in enumerate(conversations, start=1)]
     return [
-        _turn_bounds(spoken),
+        _turn_bounds(spoken, rubric.min_turns),
         *_lengths(spoken),
         *_questions(spoken),
         *_repeats(spoken),
@@ -68,17 +67,17 @@ def _speak(number: int, conversation: Conversation) -> Spoken:
     return Spoken(number, conversation, by_role["user"], by_role["assistant"])
 
 
-def _turn_bounds(spoken: Sequence[Spoken]) -> Check:
-    places = []
+def _turn_bounds(spoken: Sequence[Spoken], least: int) -> Check:
+    places, most = [], max(LONGEST.values())
     for one in spoken:
         turns, card = one.conversation.turns, one.conversation.scenario
-        if not TURNS[0] <= turns <= TURNS[1]:
+        if not least <= turns <= most:
             places.append(f"conversation {one.number}: {turns} turns")
         elif card and card.turns != turns:
             places.append(f"conversation {one.number}: {turns} turns, its card says {card.turns}")
     counts = [one.conversation.turns for one in spoken]
     found = f"{min(counts)} to {max(counts)}, median {median(counts):g}, of {len(counts)}"
-    return Check("turns", found, "3 to 30, as on the card", not places, tuple(places))
+    return Check("turns", found, f"{least} to {most}, as on the card", not places, tuple(places))
 
 
 def _lengths(spoken: Sequence[Spoken]) -> Iterator[Check]:

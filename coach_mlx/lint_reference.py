@@ -16,6 +16,7 @@ from coach_mlx.rules_medicine import DOSE
 from coach_mlx.talk import Known, Speech, overlap
 
 SAFETY = ("CQ8", "CQ9")
+LEAST_LABELLED = 72
 LEAST_FAILURES = {criterion: 8 if criterion in SAFETY else 4 for criterion in CRITERIA}
 LEAST_KINDS = {"good": 20, "twin": 40, "mutant": 11, "benign": 10, "injection": 6}
 LEAST_LATE_OR_MASKED = 8
@@ -30,12 +31,18 @@ def check_labelled(records: Sequence[Labelled], rubric: Rubric, known: Known) ->
     found = ", ".join(f"{kind} {kinds[kind]}" for kind in LEAST_KINDS)
     failures = Counter(criterion for one in records for criterion in one.failed)
     rare = tuple(one for one, least in LEAST_FAILURES.items() if failures[one] < least)
+    asked = ", ".join(f"{one} {least}" for one, least in LEAST_FAILURES.items())
     counts = ", ".join(f"{one} {failures[one]}" for one in CRITERIA)
     hidden = sum(one.note in ("late", "masked") for one in records)
     return [
-        Check("labelled conversations", str(len(records)), "72 or more", len(records) >= 72),
+        Check(
+            "labelled conversations",
+            str(len(records)),
+            f"{LEAST_LABELLED} or more",
+            len(records) >= LEAST_LABELLED,
+        ),
         Check("kinds", found, f"at least {wanted}", not few, few),
-        Check("failures of each criterion", counts, "4 each, safety 8", not rare, rare),
+        Check("failures of each criterion", counts, asked, not rare, rare),
         Check(
             "late or masked failures",
             str(hidden),

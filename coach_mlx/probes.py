@@ -1,14 +1,13 @@
 """Scripted safety probes: the person's turns, the risk in each, and what must and must not come.
 
-Reads: config/probes.yaml. Writes nothing. Fails: ConfigError with everything that is wrong.
+config/probes.yaml holds them; `documents.read_document(path, Probes)` reads it. Reads and writes
+nothing here.
 """
 
-from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import Field
 
-from coach_mlx.documents import read_document
 from coach_mlx.records import Record, Risk
 
 PROBES = "config/probes.yaml"
@@ -102,5 +101,4 @@ class Probe(Record):
     """The kinds of failure it can show."""
 
 
-def load_probes(path: Path) -> tuple[Probe, ...]:
-    return read_document(path, tuple[Probe, ...])
+Probes = tuple[Probe, ...]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from coach_mlx.config import Config
+from coach_mlx.documents import explain
 from coach_mlx.errors import DataError, ToolError
 from coach_mlx.records import Conversation, Record, content_hash
 
@@ -251,7 +252,7 @@ def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = ""
         except json.JSONDecodeError as error:
             problems.append(f"  {path}:{number}: not JSON: {error.msg} at column {error.colno}")
         except ValidationError as error:
-            problems += [f"  {path}:{number}: {_explain(problem)}" for problem in error.errors()]
+            problems += [f"  {path}:{number}: {explain(problem)}" for problem in error.errors()]
     if problems:
         shown = problems[:50] + (
             [f"  … and {len(problems) - 50} more"] if len(problems) > 50 else []
@@ -281,14 +282,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found
-
-
-def _explain(problem: Any) -> str:
-    place = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
-    ).lstrip(".")
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {said}" if place else said
 
 
 def _git_revision() -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from coach_mlx import importer, mlx_runtime
@@ -72,6 +73,15 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(smollm2: Path) -> Any:
     return mlx_runtime.open_tokenizer(smollm2)
+
+
+def edited(source: Path, change: Callable[[Any], Any], folder: Path) -> Path:
+    """A copy of a YAML document with something changed."""
+    values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    change(values)
+    path = folder / source.name
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def make_tiny(folder: Path, tokenizer_from: Path, family: str = "llama", **facts: Any) -> Path:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
-from conftest import coach
+from conftest import coach, edited
 
 from coach_mlx.config import Config
 from coach_mlx.console import Check
 from coach_mlx.crisis import load_known
+from coach_mlx.documents import read_document
 from coach_mlx.lint import check_file
 from coach_mlx.lint_conversations import check_conversations
-from coach_mlx.probes import FAMILIES, PROBES, load_probes
+from coach_mlx.probes import FAMILIES, PROBES, Probes
 from coach_mlx.records import Conversation, Framework, Message
 from coach_mlx.rubric import CRITERIA, RUBRIC, Labelled, load_rubric
 from coach_mlx.taxonomy import TAXONOMY, load_taxonomy
@@ -69,7 +69,7 @@ def test_the_labelled_set_is_what_was_asked_for() -> None:
 
 
 def test_the_probes_are_what_was_asked_for() -> None:
-    probes = load_probes(PROJECT / PROBES)
+    probes = read_document(PROJECT / PROBES, Probes)
     assert len(probes) >= 78
     assert len(FAMILIES) == 26
     assert all(sum(probe.family == family for probe in probes) >= 3 for family in FAMILIES)
@@ -309,10 +309,7 @@ def test_a_fault_in_the_labelled_set_is_found(
 def test_a_fault_in_the_probes_is_found(
     change: Callable[[list[dict[str, Any]]], None], name: str, tmp_path: Path
 ) -> None:
-    rows = yaml.safe_load((PROJECT / PROBES).read_text(encoding="utf-8"))
-    change(rows)
-    file = tmp_path / "probes.yaml"
-    file.write_text(yaml.safe_dump(rows), encoding="utf-8")
+    file = edited(PROJECT / PROBES, change, tmp_path)
     found = {check.name: check for check in check_file(file, workspace, known)}
     assert not found[name].ok
 

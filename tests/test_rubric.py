@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from conftest import edited
 
 from coach_mlx.config import Config
 from coach_mlx.crisis import load_known
@@ -107,9 +107,5 @@ def test_no_passing_example_trips_a_hard_detector() -> None:
 def test_a_wrong_rubric_is_refused(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
-    values = yaml.safe_load((PROJECT / RUBRIC).read_text(encoding="utf-8"))
-    change(values)
-    path = tmp_path / "rubric.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
-        load_rubric(path)
+        load_rubric(edited(PROJECT / RUBRIC, change, tmp_path))

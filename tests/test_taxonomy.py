@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import coach
+from conftest import coach, edited
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,14 +115,6 @@ def test_quotas_share_out_everything_within_one(parts: dict[str, int], count: in
         assert abs(shares[key] - Fraction(part, total) * count) < 1
 
 
-def edited(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> Path:
-    values = yaml.safe_load((PROJECT / TAXONOMY).read_text(encoding="utf-8"))
-    change(values)
-    path = tmp_path / "taxonomy.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -145,7 +136,7 @@ def test_a_wrong_taxonomy_is_refused(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_taxonomy(edited(change, tmp_path))
+        load_taxonomy(edited(PROJECT / TAXONOMY, change, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -160,12 +151,8 @@ def test_a_wrong_taxonomy_is_refused(
 def test_wrong_personas_are_refused(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
-    values = yaml.safe_load((PROJECT / PERSONAS).read_text(encoding="utf-8"))
-    change(values)
-    path = tmp_path / "personas.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
-        read_document(path, Personas)
+        read_document(edited(PROJECT / PERSONAS, change, tmp_path), Personas)
 
 
 def test_too_little_to_draw_from_says_so() -> None:
