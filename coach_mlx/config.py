@@ -184,6 +184,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         lines = [f"  {_explain(problem)}" for problem in error.errors()]
         where = f" in {path}" if path else ""
+        where += " or on the command line" if path and overrides else ""
         heading = f"{len(lines)} wrong setting{'s' if len(lines) > 1 else ''}{where}:"
         raise ConfigError(
             "\n".join([heading, *lines, "`coach config` prints every key."])

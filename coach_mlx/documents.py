@@ -5,7 +5,7 @@ unknown key is named together with the nearest known one.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from coach_mlx.errors import ConfigError
 
 Document = TypeVar("Document")
 WRONG_SCALAR = (ValueError, TypeError, KeyError, AttributeError)
-"""What PyYAML lets through for a value such as 2026-02-30, or bytes that are not UTF-8."""
+"""What PyYAML raises for a value such as 2026-02-30."""
 
 
 def read_document(path: Path, kind: type[Document]) -> Document:
@@ -42,20 +42,31 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except FileNotFoundError:
         raise ConfigError(f"There is no {path}.") from None
-    except (yaml.YAMLError, OSError, RecursionError, *WRONG_SCALAR) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, *WRONG_SCALAR) as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
 
 
 class _Strict(yaml.SafeLoader):
-    """Safe, and a key that stands twice is an error instead of the last one winning."""
+    """Safe; a key that stands twice is an error instead of the last one winning, and a value that
+    is none is an error with its place.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except WRONG_SCALAR as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value!r} cannot be read: {error}", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if not isinstance(key, Hashable) or key in seen:
+                wrong = "stands here twice" if isinstance(key, Hashable) else "cannot be a key"
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands here twice", key_node.start_mark
+                    None, None, f"{key!r} {wrong}", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

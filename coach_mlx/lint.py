@@ -58,7 +58,8 @@ def check_file(file: Path, workspace: Workspace, known: Known) -> list[Check]:
     if file.suffix.lower() in (".yaml", ".yml"):
         return _check_yaml(file)
     if not file.is_file():
-        raise DataError(f"There is no file {file}. Give it a JSONL or YAML file.")
+        what = f"{file} is a folder" if file.is_dir() else f"There is no file {file}"
+        raise DataError(f"{what}. Give it a JSONL or YAML file.")
     rubric = load_rubric(workspace.find(RUBRIC))
     if _is_labelled(file):
         return check_labelled(read_records(file, Labelled), rubric, known)

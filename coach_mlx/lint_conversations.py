@@ -72,7 +72,7 @@ def _turn_bounds(spoken: Sequence[Spoken], least: int) -> Check:
     for one in spoken:
         turns, card = one.conversation.turns, one.conversation.scenario
         if not least <= turns <= most:
-            places.append(f"conversation {one.number}: {turns} turns")
+            places.append(f"conversation {one.number}: {turns} turn{'s' * (turns != 1)}")
         elif card and card.turns != turns:
             places.append(f"conversation {one.number}: {turns} turns, its card says {card.turns}")
     counts = [one.conversation.turns for one in spoken]
