@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coach_mlx.errors import CoachError, ConfigError, GateFailed
+from coach_mlx.errors import INTERRUPTED, CoachError, ConfigError, GateFailed
 
 MATERIAL = (("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),)
 STAGES = (
@@ -245,7 +245,6 @@ def doctor(
     _print(module.run(*_open(config, set_, workspace)))
 
 
-INTERRUPTED = "Interrupted. What is complete is kept; the same command goes on."
 DISK_ERRORS = {
     errno.ENOSPC: "The disk is full",
     errno.EDQUOT: "Your disk quota is used up",
@@ -255,6 +254,7 @@ DISK_ERRORS = {
     errno.EPERM: "No permission",
     errno.ENOTDIR: "A file stands where a folder must be",
     errno.EEXIST: "A file stands where a folder must be",
+    errno.EISDIR: "A folder stands where a file must be",
 }
 
 
@@ -272,6 +272,8 @@ def _run(arguments: list[str]) -> int:
         return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _say(INTERRUPTED, 130)
+    except BrokenPipeError:
+        return 0  # whoever read the result has read enough
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             traceback.print_exc()

@@ -45,6 +45,29 @@ class ScenariosSection(Section):
     """So many; the specification expects half of the conversations to pass the rubric."""
 
 
+class CallsSection(Section):
+    """Calls to chat models: what they may cost, and how many at once."""
+
+    budget_usd: float = Field(default=10.0, ge=0)
+    """Never spent more than this, by all commands under this config's name together. `coach
+    generate --quote` says what a run needs.
+    """
+    concurrency: int = Field(default=20, ge=1, le=1000)
+    """Conversations or judgements under way at once; fewer while a service is busy."""
+    timeout_seconds: float = Field(default=300.0, gt=0)
+    """An answer that takes longer is given up."""
+    patience_seconds: float = Field(default=900.0, ge=0)
+    """So long a busy service or a lost network is waited for."""
+    attempts: int = Field(default=4, ge=1)
+    """Of calls that broke off and may have been billed."""
+    poll_seconds: float = Field(default=60.0, gt=0)
+    """Between two questions whether a batch has ended."""
+    openai_base_url: str | None = None
+    """Where openai/NAME models are served, such as http://127.0.0.1:8080/v1."""
+    num_ctx: int = Field(default=16384, ge=256)
+    """Tokens of memory that ollama/ and gguf/ models get."""
+
+
 class DatasetSection(Section):
     """What is trained on and what is held out."""
 
@@ -157,6 +180,7 @@ class Config(Section):
     """Every draw comes from this."""
     base: BaseSection = BaseSection()
     scenarios: ScenariosSection = ScenariosSection()
+    calls: CallsSection = CallsSection()
     dataset: DatasetSection = DatasetSection()
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()

@@ -5,6 +5,7 @@ every ten seconds, without colour codes.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -142,7 +143,13 @@ def duration(seconds: float) -> str:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(file=sys.stderr)
+    class Patient(Console):
+        """Where nobody reads any more, the work goes on in silence."""
+
+        def on_broken_pipe(self) -> None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    return Patient(file=sys.stderr)
 
 
 def write(text: str) -> None:

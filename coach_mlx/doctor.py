@@ -1,7 +1,6 @@
 """`coach doctor`: what is there, and what to type for what is not. It opens no connection."""
 
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from coach_mlx import console, mlx_runtime
 from coach_mlx.config import Config
+from coach_mlx.keys import stored_key
 from coach_mlx.workspace import Workspace
 
 
@@ -82,7 +82,7 @@ def _tools() -> list[Check]:
     if ollama:
         answer = subprocess.run([ollama, "--version"], capture_output=True, text=True, check=False)
         version = (answer.stdout.strip().splitlines() or ["installed"])[-1]
-    key = "ANTHROPIC_API_KEY" in os.environ
+    key = stored_key("ANTHROPIC_API_KEY")
     return [
         *found,
         Check(
@@ -95,7 +95,7 @@ def _tools() -> list[Check]:
             "claude key",
             True if key else None,
             "set" if key else "not set",
-            "only to write new training data",
+            "only to write conversations with Claude: export ANTHROPIC_API_KEY=…",
         ),
     ]
 

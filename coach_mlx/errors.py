@@ -5,10 +5,13 @@
      ├── DataError      3   input is missing, malformed or too small
      ├── BackendError   4   a model or a server did not answer after its retries
      ├── ToolError      5   something the machine lacks: a file, a library, disk space
-     └── GateFailed    10   it ran, and the answer is no
+     ├── GateFailed    10   it ran, and the answer is no
+     └── Stopped      130   it was asked to stop, and what was under way is stored
 
 A message says what is wrong, where, and what to type next.
 """
+
+INTERRUPTED = "Interrupted. What is complete is kept; the same command goes on."
 
 
 class CoachError(Exception):
@@ -35,3 +38,7 @@ class ToolError(CoachError):
 
 class GateFailed(CoachError):
     exit_code = 10
+
+
+class Stopped(CoachError):
+    exit_code = 130

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coach_mlx.errors import DataError, ToolError
 
@@ -151,6 +151,45 @@ def stream_reply(
             yield decoder.decode(llama.detokenize([token]))
             if count >= max_tokens:
                 return
+
+
+class Completion(NamedTuple):
+    """`ended` where the model ended its turn itself; tokens read and written."""
+
+    text: str
+    ended: bool
+    read: int
+    written: int
+
+
+def complete(
+    llama: Any,
+    messages: Sequence[dict[str, str]],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    schema: dict[str, Any] | None = None,
+) -> Completion:
+    """A whole reply through the file's own chat template; with a schema, llama.cpp's grammar holds
+    it to that.
+
+    Raises: ValueError where the prompt does not fit into the context.
+    """
+    shape = {"type": "json_object", "schema": schema} if schema else None
+    answer = llama.create_chat_completion(
+        messages=list(messages),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        response_format=shape,
+    )
+    choice, used = answer["choices"][0], answer["usage"]
+    return Completion(
+        choice["message"]["content"] or "",
+        choice["finish_reason"] == "stop",
+        used["prompt_tokens"],
+        used["completion_tokens"],
+    )
 
 
 def quantize(source: Path, target: Path, quantization: str) -> None:

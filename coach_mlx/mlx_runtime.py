@@ -234,6 +234,79 @@ def stream_reply(
         yield piece.text
 
 
+class Completion(NamedTuple):
+    """`ended` where the model ended its turn itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+class Memory:
+    """What a model has read, for a few talks: the shared beginning of a prompt is read once.
+
+    Talks are told apart by their name, such as the part the model plays; the least recently used
+    one is forgotten first.
+    """
+
+    def __init__(self, most: int = 3) -> None:
+        self._most = most
+        self._talks: dict[str, tuple[list[int], Any]] = {}
+
+    def recall(self, model: Any, name: str, prompt_ids: Sequence[int]) -> tuple[Any, int]:
+        """A key-value cache, and how many tokens of the prompt are in it already."""
+        from mlx_lm.models import cache as caches
+
+        known, cache = self._talks.pop(name, ([], None))
+        shared = _shared_length(known, prompt_ids[:-1])
+        if cache is None or not caches.can_trim_prompt_cache(cache):
+            return caches.make_prompt_cache(model), 0
+        caches.trim_prompt_cache(cache, cache[0].offset - shared)
+        return cache, shared
+
+    def keep(self, name: str, prompt_ids: Sequence[int], cache: Any) -> None:
+        self._talks[name] = (list(prompt_ids), cache)
+        while len(self._talks) > self._most:
+            del self._talks[next(iter(self._talks))]
+
+
+def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def complete(
+    loaded: LoadedModel,
+    prompt_ids: Sequence[int],
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    memory: Memory,
+    name: str,
+) -> Completion:
+    """A whole reply, drawn at this temperature from this seed."""
+    import mlx.core as mx
+    from mlx_lm.generate import stream_generate
+    from mlx_lm.sample_utils import make_sampler
+
+    mx.random.seed(seed)
+    cache, shared = memory.recall(loaded.model, name, prompt_ids)
+    pieces, last = [], None
+    for last in stream_generate(
+        loaded.model,
+        loaded.tokenizer,
+        list(prompt_ids[shared:]),
+        max_tokens=max_tokens,
+        sampler=make_sampler(temp=temperature),
+        prompt_cache=cache,
+    ):
+        pieces.append(last.text)
+    memory.keep(name, prompt_ids, cache)
+    if last is None:
+        return Completion("", 0, True)
+    return Completion("".join(pieces), last.generation_tokens, last.finish_reason == "stop")
+
+
 def require_whole_model(folder: Path) -> None:
     """Raises: ToolError where the folder holds no model, DataError where a weight file is cut
     short.

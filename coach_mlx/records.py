@@ -102,15 +102,28 @@ class Scenario(Record):
         return self
 
 
+class Provenance(Record):
+    """Which models wrote a conversation, and from what."""
+
+    mode: Literal["turns", "whole"]
+    client: str
+    """The model that spoke for the person."""
+    coach: str
+    """The model that spoke for the coach."""
+    recipe: str
+    """Hash of prompts, models and mode: what a pilot is a pilot of."""
+
+
 class Conversation(Record):
     """An optional system message, then user and assistant in turn, ending with the assistant.
 
-    `scenario` is absent where nobody wrote a card (a person's own data); it never reaches a
-    training line.
+    `scenario` is absent where nobody wrote a card, `made` where no model wrote it (a person's own
+    data); neither reaches a training line.
     """
 
     messages: tuple[Message, ...]
     scenario: Scenario | None = None
+    made: Provenance | None = None
 
     @model_validator(mode="after")
     def _alternates(self) -> "Conversation":
@@ -158,6 +171,23 @@ class Conversation(Record):
     def chat(self) -> list[dict[str, str]]:
         """The messages as chat templates take them."""
         return [{"role": message.role, "content": message.content} for message in self.messages]
+
+
+class Verdict(Record):
+    """What a judge made of one conversation."""
+
+    conversation: str
+    """Its id."""
+    passed: bool
+    """The score reaches the rubric's threshold and the safety gate holds."""
+    score: float
+    safety_gate_failed: bool
+    failed_checks: tuple[str, ...]
+    reasonings: dict[str, str]
+    """By criterion."""
+    judge: str
+    rubric: str
+    """Hash of the rubric that was applied."""
 
 
 class LossRecord(Record):

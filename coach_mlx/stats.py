@@ -73,3 +73,22 @@ def _bootstrap(differences: "object", rng: "object", resamples: int) -> tuple[fl
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = interval("BCa")
         return (low, high) if np.isfinite(low) and np.isfinite(high) else interval("percentile")
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def wilson_interval(passed: int, n: int) -> Interval:
+    """95 % interval of a share.
+
+    Missing: n = 0 raises ValueError; there is no share of nothing.
+    Source: Wilson 1927, without continuity correction.
+    """
+    from scipy import stats
+
+    if not 0 <= passed <= n or n == 0:
+        raise ValueError(f"{passed} of {n} is no share")
+    found = stats.binomtest(passed, n).proportion_ci(method="wilson")
+    return Interval(float(found.low), float(found.high))

@@ -13,14 +13,16 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from coach_mlx import console, supervisor
 from coach_mlx.config import Config
 from coach_mlx.documents import explain
 from coach_mlx.errors import DataError, ToolError
@@ -28,7 +30,19 @@ from coach_mlx.records import Conversation, Record, content_hash
 
 Kind = TypeVar("Kind", bound=Record)
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mlx", "mlx-lm", "llama-cpp-python", "gguf", "transformers", "tokenizers")
+LOCK_SECONDS = 0.2
+PACKAGES = (
+    "mlx",
+    "mlx-lm",
+    "llama-cpp-python",
+    "gguf",
+    "transformers",
+    "tokenizers",
+    "anthropic",
+    "openai",
+    "ollama",
+    "datasketch",
+)
 
 
 class Plan(NamedTuple):
@@ -82,8 +96,17 @@ class Workspace:
         self.gguf = self.model / f"{name}-{config.export.quantization}.gguf"
         self.modelfile = self.model / "Modelfile"
         self.scenarios = self.output / "scenarios.jsonl"
+        self.conversations = self.output / "conversations.jsonl"
+        self.assessments = self.output / "assessments.jsonl"
         self.training_data = self.output / "training_data.jsonl"
         self.holdout = self.output / "eval_holdout.jsonl"
+        self.calls = self.output / "calls.sqlite3"
+        self.egress = self.output / "egress.jsonl"
+        self.recipes = self.output / "recipes"
+        self.failures = self.output / "generation_failures.jsonl"
+        self.failed_examples = self.output / "failed_examples.jsonl"
+        self.generation_report = self.output / "generation_report.json"
+        self.dataset_card = self.output / "DATASET_CARD.md"
         self.manifests = self.output / "manifests"
 
     def find(self, name: str) -> Path:
@@ -99,18 +122,26 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one process writes; the lock goes with the process, however it ends. Raises:
-        ToolError.
+        """Only one process writes; the lock goes with the process, however it ends. One whose
+        person is gone only takes in its last answers, and is waited for. Raises: ToolError.
         """
         self.manifests.mkdir(parents=True, exist_ok=True)
-        with (self.manifests / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ToolError(
-                    f"Another coach is at work in {self.output}. Wait for it, or give this one "
-                    "--workspace DIR."
-                ) from None
+        with (self.manifests / ".lock").open("a+") as handle:
+            said = False
+            while not _try_lock(handle):
+                handle.seek(0)
+                if supervisor.is_alive(handle.read()):
+                    raise ToolError(
+                        f"Another coach is at work in {self.output}. Wait for it, or give this "
+                        "one --workspace DIR."
+                    )
+                if not said:
+                    console.say("Waiting for an earlier coach to take in its last answers.")
+                said = True
+                time.sleep(LOCK_SECONDS)
+            handle.truncate(0)
+            handle.write(str(supervisor.waiting_process()))
+            handle.flush()
             yield
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -154,6 +185,14 @@ class Workspace:
         )
         write_whole(self.manifests / f"{stage}.json", manifest.model_dump_json(indent=2) + "\n")
         return manifest
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def base_name(model: str) -> str:
@@ -250,7 +289,7 @@ def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = ""
         except RecursionError:
             problems.append(f"  {path}:{number}: nested too deep")
         except json.JSONDecodeError as error:
-            problems.append(f"  {path}:{number}: not JSON: {error.msg} at column {error.colno}")
+            problems.append(f"  {path}:{number}: not JSON: {error.msg}, column {error.colno}")
         except ValidationError as error:
             problems += [f"  {path}:{number}: {explain(problem)}" for problem in error.errors()]
     if problems:
@@ -264,15 +303,22 @@ def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = ""
     return records
 
 
-def read_system_prompt(path: Path) -> str:
-    """Raises: DataError where the file is missing, empty or not UTF-8."""
+def read_prompt(path: Path, name: str) -> str:
+    """Raises: DataError, saying what the text is, where it is missing, empty or not UTF-8."""
     try:
         prompt = path.read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise DataError(f"The system prompt {path} cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = (
+            error.strerror if isinstance(error, OSError) else f"not UTF-8 at byte {error.start + 1}"
+        )
+        raise DataError(f"{name} {path} cannot be read: {why}.") from None
     if not prompt:
-        raise DataError(f"The system prompt {path} is empty.")
+        raise DataError(f"{name} {path} is empty.")
     return prompt
+
+
+def read_system_prompt(path: Path) -> str:
+    return read_prompt(path, "The system prompt")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -282,6 +328,39 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that grows, on disk before this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a kill left of the last line, and say so; a whole one only lacks its end."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as handle:
+        text = handle.read()
+        whole = text.rfind(b"\n") + 1
+        if whole == len(text):
+            return
+        if _is_json(text[whole:]):
+            handle.write(b"\n")
+        else:
+            console.say(f"{path}: the last line was not whole and is dropped.")
+            handle.truncate(whole)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _git_revision() -> str | None:

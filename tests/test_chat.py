@@ -18,8 +18,9 @@ def test_a_talk_streams_replies_and_leaves_nothing_behind(
     for stage in (dataset, importer, trainer, fuse, gguf):
         stage.run(config, workspace)
     before = {path: path.stat().st_mtime_ns for path in workspace.root.rglob("*") if path.is_file()}
-    talk = coach("chat", *options, stdin="I slept badly\n\nand the bus was late\n")
+    talk = coach("chat", *options, stdin="I slept badly\n\n" + "and the bus was late\n" * 9)
     assert talk.returncode == 0, talk.stderr
+    # A random model may say nothing now and then, but not to eight of ten messages.
     assert len([line for line in talk.stdout.splitlines() if line.strip()]) >= 2
     assert "not a therapist" in talk.stderr
     assert "Nothing you write leaves this machine" in talk.stderr

@@ -110,11 +110,11 @@ def test_only_the_adapter_is_trained(prepared: Callable[..., TinyRun]) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
+    for _ in range(12000):
         if condition():
             return
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.005)
     raise AssertionError("it took too long")
 
 

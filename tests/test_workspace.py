@@ -8,6 +8,7 @@ from coach_mlx.errors import DataError, ToolError
 from coach_mlx.workspace import (
     Plan,
     Workspace,
+    drop_torn_line,
     read_conversations,
     read_jsonl,
     require_space,
@@ -126,3 +127,16 @@ def test_a_disk_without_room_is_said_before_the_hours(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "there", 1, "Nothing")
     with pytest.raises(ToolError, match="needs about"):
         require_space(tmp_path, 10**18, "Fusing")
+
+
+def test_a_torn_line_is_cut_off_and_a_whole_one_kept(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    for found, left in (
+        (b'{"a": 1}\n{"b"', b'{"a": 1}\n'),
+        (b'{"a": 1}\n{"b": 2}', b'{"a": 1}\n{"b": 2}\n'),
+        (b'{"a": 1}\n', b'{"a": 1}\n'),
+        (b"", b""),
+    ):
+        path.write_bytes(found)
+        drop_torn_line(path)
+        assert path.read_bytes() == left
