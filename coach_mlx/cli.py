@@ -23,7 +23,10 @@ import typer
 
 from coach_mlx.errors import INTERRUPTED, CoachError, ConfigError, GateFailed
 
-MATERIAL = (("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),)
+MATERIAL = (
+    ("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),
+    ("generate", "generator", "Scenario cards become conversations, written by chat models."),
+)
 STAGES = (
     ("dataset", "dataset", "Conversations become training data and a holdout."),
     ("import", "importer", "The base model becomes an MLX folder under models/base/."),
@@ -32,6 +35,8 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
 )
+PAID = ("generate",)
+"""Run in a process of their own that outlives a kill until paid answers are stored."""
 MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
 
 app = typer.Typer(
@@ -161,7 +166,51 @@ def _train(
     _print(trainer.show_mask(*_open(config, set_, workspace)))
 
 
-OWN_OPTIONS: dict[str, Callable[..., None]] = {"scenarios": _scenarios, "train": _train}
+def _generate(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    quote: Annotated[
+        bool, typer.Option("--quote", help="Say what it would cost, and stop. Nothing is sent.")
+    ] = False,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Write the pilot only, and decide on what is judged.")
+    ] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Message Batches: half the price, within a day.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Write at most so many now.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write thousands without a passed pilot.")
+    ] = False,
+) -> None:
+    from coach_mlx import generator
+
+    loaded, place = _open(config, set_, workspace)
+    options = generator.Options(pilot, batch, force, limit)
+    with place.lock():
+        if quote:
+            _print({"stage": "generate", **generator.show_quote(loaded, place, options)})
+            return
+        result = generator.complete(loaded, place, options)
+        if result is None:
+            started = time.monotonic()
+            result = generator.run(loaded, place, options)
+            if not result["left"] and not pilot:
+                seconds = time.monotonic() - started
+                plan = generator.plan(loaded, place)
+                place.record("generate", plan, loaded.seed, seconds, result)
+    _print({"stage": "generate", **result})
+    _gate({"generate": result})
+
+
+OWN_OPTIONS: dict[str, Callable[..., None]] = {
+    "scenarios": _scenarios,
+    "generate": _generate,
+    "train": _train,
+}
 for _name, _, _help in (*MATERIAL, *STAGES):
     app.command(_name, help=_help)(OWN_OPTIONS.get(_name, _stage_command(_name)))
 
@@ -267,6 +316,11 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if arguments[:1] and arguments[0] in PAID and not ({"--help", "--quote"} & {*arguments}):
+            from coach_mlx import supervisor
+
+            if not supervisor.is_worker():
+                return supervisor.run(arguments)
         return int(app(arguments, standalone_mode=False, prog_name="coach") or 0)
     except CoachError as error:
         return _say(str(error), error.exit_code)

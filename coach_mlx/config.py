@@ -68,17 +68,56 @@ class CallsSection(Section):
     """Tokens of memory that ollama/ and gguf/ models get."""
 
 
+class GenerateSection(Section):
+    """Scenario cards become conversations."""
+
+    mode: Literal["turns", "whole"] = "turns"
+    """`turns`: a simulated client and a coach answer each other; `whole`: one call writes the
+    conversation (and --batch halves its price).
+    """
+    coach: str = "anthropic/claude-sonnet-5-5"
+    """Speaks for the coach, and writes whole conversations. Any provider/name."""
+    client: str = "anthropic/claude-haiku-5-5"
+    """Speaks for the person. Another family than the coach's gives more variety."""
+    planner: str | None = None
+    """Thinks up the person's particulars first; by default the client's model."""
+    fallback_model: str | None = None
+    """Writes the conversations that the others refuse, so that hard themes are not missing."""
+    coach_prompt: str = "config/generation-prompt.md"
+    """The coach's instruction."""
+    client_prompt: str = "config/client-prompt.md"
+    """The simulated client's."""
+    planner_prompt: str = "config/planner-prompt.md"
+    """The planner's."""
+    whole_prompt: str = "config/whole-prompt.md"
+    """For whole conversations, after the coach's."""
+    frameworks: str = "reference/therapeutic-frameworks.md"
+    """The approaches that fit a card are given to the coach."""
+    max_reply_tokens: int = Field(default=600, ge=16)
+    """Longest message of either side, the model's thinking included: give it 3000 with effort."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Claude takes none and is sent none; models on this machine use 0.7 where this is null."""
+    effort: Literal["none", "low", "medium", "high"] = "none"
+    """How much Claude may think before it speaks. Thinking is billed, so the quote is for none."""
+    pilot: int = Field(default=100, ge=2)
+    """Cards of a pilot."""
+
+
 class DatasetSection(Section):
     """What is trained on and what is held out."""
 
-    conversations: str = "output/conversations.jsonl"
-    """JSONL, one {"messages": [...]} a line, with its scenario card where there is one."""
+    conversations: str | None = None
+    """JSONL, one {"messages": [...]} a line, with its scenario card where there is one; by default
+    conversations.jsonl under output/, as `coach generate` writes it.
+    """
     system_prompt: str = "config/system-prompt.md"
     """Put first in every conversation, in training and when served."""
     holdout_fraction: float = Field(default=0.10, gt=0, lt=1)
     """Never trained on; stratified by topic and difficulty."""
     min_holdout: int = Field(default=6, ge=2)
     """At least so many conversations are held out."""
+    near_duplicate: float = Field(default=0.5, gt=0, le=1)
+    """Of two conversations that share this much of their five-word runs (Jaccard), one is kept."""
 
 
 class TrainSection(Section):
@@ -181,6 +220,7 @@ class Config(Section):
     base: BaseSection = BaseSection()
     scenarios: ScenariosSection = ScenariosSection()
     calls: CallsSection = CallsSection()
+    generate: GenerateSection = GenerateSection()
     dataset: DatasetSection = DatasetSection()
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()

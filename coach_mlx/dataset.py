@@ -1,24 +1,37 @@
 """`coach dataset`: conversations become what is trained on and what is held out.
 
-Reads: `dataset.conversations`, or, where output/training_data.jsonl was put there by hand, that
-file.
+Reads: `dataset.conversations` or output/conversations.jsonl, the verdicts on them in
+output/assessments.jsonl where there are any, and what the detectors compare with; or, where
+output/training_data.jsonl was put there by hand, that file alone.
 Writes: training_data.jsonl and eval_holdout.jsonl, each line `{"messages": [...]}` under the system
-prompt.
-Fails: DataError naming every wrong line, and where a held-out conversation is trained on as well. A
-file that this stage did not write is never overwritten: training data that has to be split is kept
-whole beside it.
+prompt, and DATASET_CARD.md. The order of the input's lines does not matter to any of them.
+Fails: DataError naming every wrong line, where too little is left (with the reasons), and where
+anything held out is trained on as well. A file that this stage did not write is never overwritten,
+except the card: training data that has to be split is kept whole beside it.
+
+Every conversation that came in is in one of the two files or counted under one reason.
 """
 
-import random
+import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from coach_mlx import console
+from pydantic import ValidationError
+
+from coach_mlx import console, crisis
 from coach_mlx.config import Config
+from coach_mlx.dataset_card import Facts, count_tokens, render
+from coach_mlx.documents import explain
 from coach_mlx.errors import DataError
-from coach_mlx.records import Conversation
+from coach_mlx.holdout import Split, hold_out, split
+from coach_mlx.leaks import Leaks, check_leaks, describe, find_leaks
+from coach_mlx.records import Conversation, Verdict, content_hash
+from coach_mlx.rubric import RUBRIC
+from coach_mlx.selection import EXACT, NOT_JUDGED, drop_copies, select
+from coach_mlx.talk import Known
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -30,43 +43,73 @@ from coach_mlx.workspace import (
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
-    outputs = (workspace.training_data, workspace.holdout)
+    """The tokenizer is no input: a base that is imported later must not make new data."""
+    outputs = (workspace.training_data, workspace.holdout, workspace.dataset_card)
     if _given_by_hand(workspace):
         return Plan((), outputs, {"given": True})
-    inputs = (
-        workspace.find(config.dataset.conversations),
+    inputs = [
+        _source(config, workspace),
         workspace.find(config.dataset.system_prompt),
-    )
-    return Plan(inputs, outputs, {"seed": config.seed, **config.dataset.model_dump()})
+        workspace.find(crisis.DIRECTORY),
+        workspace.find(RUBRIC),
+    ]
+    if workspace.assessments.exists():
+        inputs.append(workspace.assessments)
+    return Plan(tuple(inputs), outputs, {"seed": config.seed, **config.dataset.model_dump()})
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     if _given_by_hand(workspace):
         return {"given": True, **_take_given(config, workspace)}
-    source = workspace.find(config.dataset.conversations)
+    source = _source(config, workspace)
     if not source.is_file():
         raise DataError(
-            f'There is no {source}. Put your conversations there, one {{"messages": [...]}} a '
-            "line, "
-            "or try the demo: coach run --config config/demo.yaml"
+            f"There is no {source}. Write conversations with `coach generate`, or put your own "
+            'there, one {"messages": [...]} a line, or try the demo: '
+            "coach run --config config/demo.yaml"
         )
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
-    conversations = [
-        conversation.with_system(prompt) for conversation in read_conversations(source)
-    ]
-    return {"given": False, **_split(config, workspace, conversations)}
+    conversations = [one.with_system(prompt) for one in read_conversations(source)]
+    verdicts = _read_verdicts(workspace)
+    known = crisis.load_known(config, workspace)
+    chosen = choose(conversations, verdicts, known, config)
+    if chosen.dropped:
+        console.say(_left_out(len(conversations), chosen.dropped))
+    leaks = check_leaks(chosen.training, chosen.holdout, config.dataset.near_duplicate)
+    _refuse_a_lone_holdout(workspace, chosen.holdout)
+    facts = _facts(config, workspace, conversations, chosen, verdicts, leaks)
+    return {"given": False, **_write(workspace, facts)}
+
+
+def _source(config: Config, workspace: Workspace) -> Path:
+    name = config.dataset.conversations
+    return workspace.conversations if name is None else workspace.find(name)
+
+
+def _is_ours(workspace: Workspace, path: Path) -> bool:
+    manifest = workspace.manifest("dataset")
+    ours = {} if manifest is None or manifest.result.get("given") else manifest.outputs
+    return workspace.shown(path) in ours and is_same(path, ours[workspace.shown(path)])
 
 
 def _given_by_hand(workspace: Workspace) -> bool:
-    """Whether one of the two files is there and is not the one this stage wrote."""
-    manifest = workspace.manifest("dataset")
-    ours = {} if manifest is None or manifest.result.get("given") else manifest.outputs
-    for path in (workspace.training_data, workspace.holdout):
-        if path.exists() and not (
-            workspace.shown(path) in ours and is_same(path, ours[workspace.shown(path)])
-        ):
-            return True
-    return False
+    """Whether there is training data, and it or the holdout is not what this stage wrote."""
+    return workspace.training_data.exists() and any(
+        path.exists() and not _is_ours(workspace, path)
+        for path in (workspace.training_data, workspace.holdout)
+    )
+
+
+def _refuse_a_lone_holdout(workspace: Workspace, holdout: Sequence[Conversation]) -> None:
+    """A holdout without training data is what a kill between two renames leaves, and then it is
+    this one; or somebody's own.
+    """
+    path = workspace.holdout
+    if path.exists() and not _is_ours(workspace, path) and path.read_bytes() != _lines(holdout):
+        raise DataError(
+            f"{path} has no training_data.jsonl beside it, and this stage did not write it. Put "
+            "its training data there, or move it somewhere else."
+        )
 
 
 def _take_given(config: Config, workspace: Workspace) -> dict[str, Any]:
@@ -82,7 +125,7 @@ def _take_given(config: Config, workspace: Workspace) -> dict[str, Any]:
         conversations, read_system_prompt(workspace.find(config.dataset.system_prompt))
     )
     if workspace.holdout.exists() and not split_before:
-        return _check(workspace, conversations)
+        return _check(config, workspace, conversations)
     if kept.exists() and not split_before:
         raise DataError(
             f"{workspace.training_data} has no eval_holdout.jsonl beside it and must be split, "
@@ -96,7 +139,7 @@ def _take_given(config: Config, workspace: Workspace) -> dict[str, Any]:
         f"There is no {workspace.holdout}: part of the training data is held out. All of it stays "
         f"in {kept}."
     )
-    return _split(config, workspace, conversations)
+    return _split_given(config, workspace, conversations)
 
 
 def _compare_prompts(conversations: Sequence[Conversation], served: str) -> None:
@@ -109,7 +152,9 @@ def _compare_prompts(conversations: Sequence[Conversation], served: str) -> None
         )
 
 
-def _check(workspace: Workspace, training: Sequence[Conversation]) -> dict[str, Any]:
+def _check(
+    config: Config, workspace: Workspace, training: Sequence[Conversation]
+) -> dict[str, Any]:
     holdout = read_conversations(workspace.holdout)
     trained = {conversation.id for conversation in training}
     leaks = [number for number, one in enumerate(holdout, start=1) if one.id in trained]
@@ -120,64 +165,149 @@ def _check(workspace: Workspace, training: Sequence[Conversation]) -> dict[str, 
             f"(conversations {', '.join(map(str, leaks[:20]))}). Delete that file, and a new part "
             "is held out."
         )
-    return _counts(training, holdout)
+    parts = Split(list(training), holdout, Counter())
+    facts = _given_facts(config, workspace, [*training, *holdout], parts)
+    write_whole(workspace.dataset_card, render(facts))
+    return _result(facts)
 
 
-def _split(
+def _split_given(
     config: Config, workspace: Workspace, conversations: Sequence[Conversation]
 ) -> dict[str, Any]:
-    unique = list({conversation.id: conversation for conversation in conversations}.values())
-    holdout = hold_out(
-        unique, config.dataset.holdout_fraction, config.dataset.min_holdout, config.seed
-    )
-    held = {conversation.id for conversation in holdout}
-    training = [conversation for conversation in unique if conversation.id not in held]
-    for path, lines in ((workspace.holdout, holdout), (workspace.training_data, training)):
-        write_whole(path, "".join(one.training_line() + "\n" for one in lines))
-    return {**_counts(training, holdout), "duplicates": len(conversations) - len(unique)}
+    """Nothing but exact duplicates is left out of what a person chose."""
+    settings = config.dataset
+    unique = drop_copies(conversations)
+    holdout = hold_out(unique, settings.holdout_fraction, settings.min_holdout, config.seed)
+    held = {one.id for one in holdout}
+    training = [one for one in unique if one.id not in held]
+    dropped = +Counter({EXACT: len(conversations) - len(unique)})
+    parts = Split(training, holdout, dropped)
+    return _write(workspace, _given_facts(config, workspace, conversations, parts))
 
 
-def _counts(training: Sequence[Conversation], holdout: Sequence[Conversation]) -> dict[str, Any]:
-    topics = Counter(one.scenario.topic for one in holdout if one.scenario)
-    return {
-        "training": len(training),
-        "holdout": len(holdout),
-        "turns": sum(one.turns for one in training),
-        "holdout_topics": dict(sorted(topics.items())),
-    }
-
-
-def hold_out(
-    conversations: Sequence[Conversation], fraction: float, at_least: int, seed: int
-) -> list[Conversation]:
-    """The held-out conversations: every topic within one of its share, difficulties as even as that
-    allows.
-
-    One after the other is taken from the topic that lacks most and, in it, the difficulty that
-    lacks most.
-
-    Raises: DataError where nothing would be left to train on.
-    """
-    count = max(at_least, round(fraction * len(conversations)))
-    if count >= len(conversations):
-        raise DataError(
-            f"{len(conversations)} conversations are too few to hold out {count} and train on the "
-            "rest. "
-            "Add conversations, or lower dataset.min_holdout."
+def _given_facts(
+    config: Config, workspace: Workspace, conversations: Sequence[Conversation], parts: Split
+) -> Facts:
+    leaks = find_leaks(parts.training, parts.holdout, config.dataset.near_duplicate)
+    found = describe(leaks)
+    if found:
+        console.say(
+            f"The holdout is not quite new to the model: {found}. The data was put there by hand "
+            "and is used as it is; expect figures that are a little too good."
         )
-    strata = {
-        one.id: (one.scenario.topic, one.scenario.difficulty) if one.scenario else ("", "")
-        for one in conversations
+    return _facts(config, workspace, conversations, parts, None, leaks, given=True)
+
+
+def _facts(
+    config: Config,
+    workspace: Workspace,
+    conversations: Sequence[Conversation],
+    parts: Split,
+    verdicts: Sequence[Verdict] | None,
+    leaks: Leaks,
+    given: bool = False,
+) -> Facts:
+    prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
+    return Facts(
+        config=config,
+        given=given,
+        came_in=conversations,
+        training=parts.training,
+        holdout=parts.holdout,
+        dropped=parts.dropped,
+        verdicts=verdicts,
+        leaks=leaks,
+        tokens=count_tokens(parts.training, workspace.base),
+        holdout_tokens=count_tokens(parts.holdout, workspace.base),
+        prompt_hash=content_hash(prompt)[:12],
+    )
+
+
+def _write(workspace: Workspace, facts: Facts) -> dict[str, Any]:
+    """The holdout first: training data without one would be taken for somebody's own."""
+    write_whole(workspace.holdout, _lines(facts.holdout).decode())
+    write_whole(workspace.training_data, _lines(facts.training).decode())
+    write_whole(workspace.dataset_card, render(facts))
+    return _result(facts)
+
+
+def _lines(conversations: Iterable[Conversation]) -> bytes:
+    return "".join(one.training_line() + "\n" for one in conversations).encode()
+
+
+def _result(facts: Facts) -> dict[str, Any]:
+    topics = Counter(one.scenario.topic for one in facts.holdout if one.scenario)
+    return {
+        "training": len(facts.training),
+        "holdout": len(facts.holdout),
+        "turns": sum(one.turns for one in facts.training),
+        "holdout_topics": dict(sorted(topics.items())),
+        "duplicates": facts.dropped[EXACT],
+        "dropped": dict(sorted(facts.dropped.items())),
+        "judged": facts.verdicts is not None,
+        "tokens": facts.tokens._asdict(),
+        "similarity": {
+            "highest_across": round(facts.leaks.highest, 4),
+            "every_pair": facts.leaks.every_pair,
+        },
     }
-    lacking: Counter[str] = Counter()  # in units of 1 / len(conversations), so that it stays exact
-    for stratum in strata.values():
-        lacking.update({part: count for part in stratum})
-    left = sorted(conversations, key=lambda one: one.id)
-    random.Random(seed).shuffle(left)
-    taken = []
-    for _ in range(count):
-        best = max(left, key=lambda one: tuple(lacking[part] for part in strata[one.id]))
-        left.remove(best)
-        taken.append(best)
-        lacking.subtract({part: len(conversations) for part in strata[best.id]})
-    return taken
+
+
+def choose(
+    conversations: Sequence[Conversation],
+    verdicts: Sequence[Verdict] | None,
+    known: Known,
+    config: Config,
+) -> Split:
+    """The filters, then the split; each conversation is in one side or under one reason. Raises:
+    DataError that counts the reasons.
+    """
+    kept, dropped = select(conversations, verdicts, known, config.dataset.near_duplicate)
+    try:
+        parts = split(kept, config)
+    except DataError as error:
+        raise DataError(f"{error}\n{_left_out(len(conversations), dropped)}") from None
+    return parts._replace(dropped=dropped + parts.dropped)
+
+
+def _left_out(count: int, dropped: Counter[str]) -> str:
+    """How many, why, and what to type next about reasons that a command can change."""
+    if not dropped:
+        return f"No filter stopped any of the {count} conversations."
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped.items()))
+    said = f"Left out {dropped.total()} of {count} conversations: {reasons}."
+    if dropped[NOT_JUDGED]:
+        said += " output/assessments.jsonl has no verdict on those not judged."
+    if 2 * (dropped.total() - dropped[NOT_JUDGED]) > count:
+        said += " `coach generate` writes more."
+    return said
+
+
+def _read_verdicts(workspace: Workspace) -> list[Verdict] | None:
+    """`None` where nothing was judged. A line that a kill tore is passed over: its conversation
+    counts as not judged. Raises: DataError.
+    """
+    path = workspace.assessments
+    if not path.exists():
+        console.say(
+            f"Nothing was judged: there is no {workspace.shown(path)}. The detectors alone decide "
+            "what is used."
+        )
+        return None
+    lines = path.read_bytes().split(b"\n")
+    verdicts, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            verdicts.append(Verdict.model_validate(json.loads(line)))
+        except ValidationError as error:
+            problems += [f"  {path}:{number}: {explain(one)}" for one in error.errors()]
+        except ValueError:
+            if number < len(lines):
+                problems.append(f"  {path}:{number}: not JSON")
+            else:
+                console.say(f"{path}: the last line is not whole and is passed over.")
+    if problems:
+        raise DataError("\n".join([f"{path} holds lines that are no verdicts:", *problems]))
+    return verdicts

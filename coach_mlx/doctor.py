@@ -111,6 +111,8 @@ def _version(package: str) -> str:
 
 def _artefacts(config: Config, workspace: Workspace) -> list[Check]:
     stages = (
+        ("cards", workspace.scenarios, "coach scenarios"),
+        ("conversations", workspace.conversations, "coach generate --quote"),
         ("training data", workspace.training_data, "coach dataset"),
         ("base model", workspace.base_marker, "coach import"),
         ("adapter", workspace.adapter_weights, "coach train"),

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from coach_mlx import console
 from coach_mlx.config import Config
 from coach_mlx.documents import read_document
 from coach_mlx.errors import ConfigError
@@ -191,6 +192,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         config.seed,
     )
     write_whole(workspace.scenarios, "".join(card.model_dump_json() + "\n" for card in cards))
+    console.say("Next: coach generate --quote")
     return {
         "scenarios": len(cards),
         "turns": sum(card.turns for card in cards),

@@ -20,17 +20,9 @@ PACKAGE = PROJECT / "coach_mlx"
 ROWS = [
     {"errors"},
     {"records", "stats", "console", "documents", "keys", "egress", "throttle", "supervisor"},
-    {
-        "config",
-        "chat_format",
-        "talk",
-        "calls",
-    },
+    {"config", "chat_format", "talk", "calls", "arcs", "pilot"},
     {"workspace", "rules_bonds", "rules_crisis", "rules_form", "rules_honesty", "rules_medicine"},
-    {
-        "prices",
-        "ledger",
-    },
+    {"prices", "ledger", "slips", "near_duplicates"},
     {
         "rubric",
         "probes",
@@ -38,21 +30,16 @@ ROWS = [
         "llama_runtime",
         "mlx_runtime",
         "report",
+        "leaks",
+        "dialogue",
     },
-    {
-        "taxonomy",
-        "crisis",
-        "batches",
-        "checkpoints",
-    },
-    {
-        "llm_anthropic",
-        "llm_servers",
-        "llm_local",
-    },
+    {"taxonomy", "crisis", "batches", "checkpoints", "selection", "holdout", "dataset_card"},
+    {"llm_anthropic", "llm_servers", "llm_local", "recipes", "quote", "generation_report"},
     {"lint_conversations", "lint_reference", "llm"},
     {"message_batches"},
+    {"rounds"},
     {
+        "generator",
         "dataset",
         "importer",
         "trainer",
