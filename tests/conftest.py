@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ from coach_mlx.workspace import PROJECT, Workspace, read_conversations
 mlx_runtime.prepare()
 settings.register_profile("coach", deadline=None, max_examples=60)
 settings.load_profile("coach")
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STARTERS = PROJECT / "reference" / "starter-conversations.jsonl"
 
