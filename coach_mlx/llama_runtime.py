@@ -48,8 +48,7 @@ def open_gguf(path: Path, num_ctx: int, vocabulary_only: bool = False) -> Any:
         raise ToolError(f"There is no {path}. Make it with: coach export")
     llama_cpp = library()
     _messages.clear()
-    threads = os.cpu_count() if sys.platform == "linux" else None
-    options: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "verbose": False}
+    options: dict[str, Any] = {**_threads(), "verbose": False}
     if not vocabulary_only:
         options |= {"n_ctx": num_ctx, "n_batch": BATCH, "n_gpu_layers": -1}
     try:
@@ -60,6 +59,16 @@ def open_gguf(path: Path, num_ctx: int, vocabulary_only: bool = False) -> Any:
         raise DataError(
             f"llama.cpp refuses {path}: it is cut short or not a GGUF file{why}."
         ) from None
+
+
+def _threads() -> dict[str, int]:
+    """Its threads spin while they wait for each other: for a reply, where they meet hundreds of
+    times a token, one core is left to the rest of the machine. A Mac's GPU does the work there.
+    """
+    cores = os.cpu_count()
+    if sys.platform != "linux" or cores is None:
+        return {}
+    return {"n_threads": max(1, cores - 1), "n_threads_batch": cores}
 
 
 def require_whole_gguf(path: Path) -> None:
