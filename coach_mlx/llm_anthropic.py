@@ -85,18 +85,21 @@ class AnthropicBackend:
         body = self.body(call)
         with self._translated():
             if call.max_tokens > STREAMED_TOKENS:
-                return await self._stream(body)
+                return self._reply(await self._stream(body))
             return self._reply(await self._client.messages.create(**body))
 
-    async def _stream(self, body: dict[str, Any]) -> Reply:
-        started = False
+    async def _stream(self, body: dict[str, Any]) -> Any:
+        """The message; once it has begun, it may be billed, however it breaks off."""
+        began = False
         try:
             async with self._client.messages.stream(**body) as stream:
                 async for _ in stream:
-                    started = True
-                return self._reply(await stream.get_final_message())
-        except Exception as error:
-            if started:
+                    began = True
+                if not began:
+                    raise Broken("the answer broke off before its first word", True)
+                return await stream.get_final_message()
+        except Exception as error:  # torn streams trip the SDK in many ways, IndexError is one
+            if began:
                 raise Broken(f"the answer broke off ({type(error).__name__})", True) from None
             raise
 

@@ -843,8 +843,8 @@ class ClaudeServer(LocalServer):
     async def _told_all(self, exchange: Exchange, fault: str, message: Json) -> bool:
         """Send the content; False if the client went, or the fault ends it half-way."""
         events = list(content_events(message))
-        half = 3 + (len(events) - 3) // 2
-        breaks = fault in ("cut", "stream_error", "invalid_json")
+        half = 0 if fault == "wordless" else 3 + (len(events) - 3) // 2
+        breaks = fault in ("cut", "stream_error", "invalid_json", "wordless")
         for place, event in enumerate(events):
             if breaks and place >= half:
                 return False
@@ -864,6 +864,7 @@ class ClaudeServer(LocalServer):
         self._settle(asked, plan, asked.fault if exchange.connected else "disconnected")
         if asked.fault == "invalid_json":
             exchange.write(b'event: content_block_delta\ndata: {"type":\n\n')
+        if asked.fault in ("invalid_json", "wordless"):
             exchange.finish()
         exchange.drop()
 

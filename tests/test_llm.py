@@ -154,6 +154,20 @@ def test_what_may_have_been_billed_is_counted(
     assert spent >= claude.billed_usd
 
 
+@pytest.mark.parametrize("fault", ["cut", "invalid_json", "stream_error", "wordless"])
+def test_a_stream_that_breaks_off_is_counted_and_asked_again(
+    claude: ClaudeServer, tmp_path: Path, fault: str
+) -> None:
+    claude.fault = [fault]
+
+    async def work(models: Models) -> tuple[Answer, int]:
+        answer = await models.ask(say(max_tokens=5000))
+        return answer, models.ledger.totals().lost
+
+    (answer, lost), _ = use(tmp_path, work)
+    assert (answer.outcome, lost, claude.messages) == ("ok", 1, 2)
+
+
 def test_a_service_that_never_answers_is_given_up(claude: ClaudeServer, tmp_path: Path) -> None:
     claude.fault = "timeout"
     short = ("calls.timeout_seconds=0.2", "calls.attempts=2")
