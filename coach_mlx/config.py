@@ -96,7 +96,9 @@ class GenerateSection(Section):
     max_reply_tokens: int = Field(default=600, ge=16)
     """Longest message of either side, the model's thinking included: give it 3000 with effort."""
     temperature: float | None = Field(default=None, ge=0)
-    """Claude takes none and is sent none; models on this machine use 0.7 where this is null."""
+    """Claude takes none and is sent none. Where this is null, mlx/ and gguf/ models use 0.7, and
+    servers what they please.
+    """
     effort: Literal["none", "low", "medium", "high"] = "none"
     """How much Claude may think before it speaks. Thinking is billed, so the quote is for none."""
     pilot: int = Field(default=100, ge=2)

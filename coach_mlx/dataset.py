@@ -12,19 +12,15 @@ except the card: training data that has to be split is kept whole beside it.
 Every conversation that came in is in one of the two files or counted under one reason.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from coach_mlx import console, crisis
 from coach_mlx.config import Config
 from coach_mlx.dataset_card import Facts, count_tokens, render
-from coach_mlx.documents import explain
 from coach_mlx.errors import DataError
 from coach_mlx.holdout import Split, hold_out, split
 from coach_mlx.leaks import Leaks, check_leaks, describe, find_leaks
@@ -32,6 +28,7 @@ from coach_mlx.records import Conversation, Verdict, content_hash
 from coach_mlx.rubric import RUBRIC
 from coach_mlx.selection import EXACT, NOT_JUDGED, drop_copies, select
 from coach_mlx.talk import Known
+from coach_mlx.verdicts import read_verdicts
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -70,7 +67,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         )
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
     conversations = [one.with_system(prompt) for one in read_conversations(source)]
-    verdicts = _read_verdicts(workspace)
+    verdicts = read_verdicts(workspace)
+    if verdicts is None:
+        console.say(
+            f"Nothing was judged: there is no {workspace.shown(workspace.assessments)}. The "
+            "detectors alone decide what is used."
+        )
     known = crisis.load_known(config, workspace)
     chosen = choose(conversations, verdicts, known, config)
     if chosen.dropped:
@@ -281,33 +283,3 @@ def _left_out(count: int, dropped: Counter[str]) -> str:
     if 2 * (dropped.total() - dropped[NOT_JUDGED]) > count:
         said += " `coach generate` writes more."
     return said
-
-
-def _read_verdicts(workspace: Workspace) -> list[Verdict] | None:
-    """`None` where nothing was judged. A line that a kill tore is passed over: its conversation
-    counts as not judged. Raises: DataError.
-    """
-    path = workspace.assessments
-    if not path.exists():
-        console.say(
-            f"Nothing was judged: there is no {workspace.shown(path)}. The detectors alone decide "
-            "what is used."
-        )
-        return None
-    lines = path.read_bytes().split(b"\n")
-    verdicts, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            verdicts.append(Verdict.model_validate(json.loads(line)))
-        except ValidationError as error:
-            problems += [f"  {path}:{number}: {explain(one)}" for one in error.errors()]
-        except ValueError:
-            if number < len(lines):
-                problems.append(f"  {path}:{number}: not JSON")
-            else:
-                console.say(f"{path}: the last line is not whole and is passed over.")
-    if problems:
-        raise DataError("\n".join([f"{path} holds lines that are no verdicts:", *problems]))
-    return verdicts

@@ -26,6 +26,7 @@ from coach_mlx.records import (
     Verdict,
     content_hash,
 )
+from coach_mlx.verdicts import standings
 
 LETTERS_A_TOKEN = 4.2
 """Of English, in the tokenizers of the bases that this project knows."""
@@ -153,8 +154,12 @@ def _judgement(facts: Facts) -> Iterator[str]:
             yield "Only the detectors' hard findings kept any out."
         return
     used = {one.id for one in (*facts.training, *facts.holdout)}
-    last = {(one.conversation, one.judge): one for one in facts.verdicts}
-    judges = Counter((one.judge, one.rubric) for one in last.values() if one.conversation in used)
+    judges = Counter(
+        (verdict.judge, verdict.rubric)
+        for name, standing in standings(facts.verdicts).items()
+        for verdict in standing.verdicts
+        if name in used
+    )
     rows = [(judge, rubric, number) for (judge, rubric), number in sorted(judges.items())]
     yield from _table(("judge", "hash of the rubric", "conversations used"), rows)
     yield from (

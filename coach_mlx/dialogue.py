@@ -25,6 +25,8 @@ PLAN_TOKENS = (600, 60)
 """Of a plan: so many, and so many more for each beat."""
 THINKING_TOKENS = 4000
 TOKENS_PER_WORD = 2
+COACH_WORDS_AT_MOST = 45
+"""Of the coach in each turn of a whole conversation, on average: room, not a wish."""
 RETRIES = 1
 
 
@@ -304,7 +306,7 @@ def whole_call(card: Scenario, cast: Cast, attempt: int = 0, wrong: str = "") ->
         f"An earlier try did not fit: {wrong}. Write it anew." if wrong else "",
     ]
     asked = "\n\n".join(part for part in parts if part)
-    coach_words = 45 * arc.turns
+    coach_words = COACH_WORDS_AT_MOST * arc.turns
     return cast.call(
         cast.coach,
         "whole",

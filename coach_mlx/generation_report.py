@@ -6,14 +6,15 @@ output/failed_examples.jsonl, whole, at every end of a run.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coach_mlx.dialogue import Failure
 from coach_mlx.ledger import Ledger
 from coach_mlx.pilot import Pilot
-from coach_mlx.records import Conversation, Verdict
+from coach_mlx.records import Conversation
 from coach_mlx.stats import wilson_interval
+from coach_mlx.verdicts import Standing
 from coach_mlx.workspace import Workspace, write_whole
 
 GROUPS = ("topic", "style", "difficulty", "length", "risk")
@@ -23,30 +24,29 @@ def write_report(
     workspace: Workspace,
     conversations: Sequence[Conversation],
     failures: Sequence[Failure],
-    verdicts: Sequence[Verdict],
+    judged: Mapping[str, Standing],
     ledger: Ledger,
     pilot: Pilot,
     recipe: str,
 ) -> dict[str, Any]:
     """The report, also as a value."""
-    latest = {verdict.conversation: verdict for verdict in verdicts}
     report = {
         "recipe": recipe,
         "conversations": len(conversations),
         "turns": sum(one.turns for one in conversations),
-        "judged": sum(one.id in latest for one in conversations),
-        "passed": sum(latest[one.id].passed for one in conversations if one.id in latest),
+        "judged": sum(one.id in judged for one in conversations),
+        "passed": sum(judged[one.id].passed for one in conversations if one.id in judged),
         "pilot": {**pilot._asdict(), "reason": pilot.reason},
-        "by": {group: _by(group, conversations, failures, latest) for group in GROUPS},
+        "by": {group: _by(group, conversations, failures, judged) for group in GROUPS},
         "failures": dict(Counter(failure.kind for failure in failures)),
         "refusals_by_topic": _refusals(failures),
         "writers": dict(Counter(one.made.coach for one in conversations if one.made)),
         "calls": _calls(ledger),
-        "history": _history(workspace, conversations, latest, ledger),
+        "history": _history(workspace, conversations, judged, ledger),
     }
     text = json.dumps(report, ensure_ascii=False, indent=2, default=str)
     write_whole(workspace.generation_report, text + "\n")
-    write_whole(workspace.failed_examples, "".join(_failed(conversations, failures, latest)))
+    write_whole(workspace.failed_examples, "".join(_failed(conversations, failures, judged)))
     return report
 
 
@@ -54,7 +54,7 @@ def _by(
     group: str,
     conversations: Sequence[Conversation],
     failures: Sequence[Failure],
-    latest: dict[str, Verdict],
+    judged: Mapping[str, Standing],
 ) -> dict[str, Any]:
     """Counts and pass rates by one property of the card."""
     found: dict[str, Any] = {}
@@ -62,12 +62,12 @@ def _by(
     unwritten = Counter(getattr(failure.scenario, group) for failure in failures)
     for value in sorted({value for _, value in carded} | set(unwritten)):
         ids = [one.id for one, its in carded if its == value]
-        judged = [latest[name] for name in ids if name in latest]
-        passed = sum(verdict.passed for verdict in judged)
+        its_own = [judged[name] for name in ids if name in judged]
+        passed = sum(standing.passed for standing in its_own)
         found[value] = {
             "conversations": len(ids),
             "failures": unwritten[value],
-            **rate(passed, len(judged)),
+            **rate(passed, len(its_own)),
         }
     return found
 
@@ -96,20 +96,20 @@ def _of_model(ledger: Ledger, model: str) -> dict[str, Any]:
 def _history(
     workspace: Workspace,
     conversations: Sequence[Conversation],
-    latest: dict[str, Verdict],
+    judged: Mapping[str, Standing],
     ledger: Ledger,
 ) -> list[dict[str, Any]]:
     """The recipes in the order in which they were first used."""
     history = []
     for recipe in dict.fromkeys(one.made.recipe for one in conversations if one.made):
         ids = [one.id for one in conversations if one.made and one.made.recipe == recipe]
-        judged = [latest[name] for name in ids if name in latest]
+        its_own = [judged[name] for name in ids if name in judged]
         history.append(
             {
                 "recipe": recipe,
                 **_kept(workspace, recipe),
                 "conversations": len(ids),
-                **rate(sum(verdict.passed for verdict in judged), len(judged)),
+                **rate(sum(standing.passed for standing in its_own), len(its_own)),
                 "usd": round(ledger.group_usd(recipe), 9),
             }
         )
@@ -127,18 +127,18 @@ def _kept(workspace: Workspace, recipe: str) -> dict[str, Any]:
 def _failed(
     conversations: Sequence[Conversation],
     failures: Iterable[Failure],
-    latest: dict[str, Verdict],
+    judged: Mapping[str, Standing],
 ) -> Iterator[str]:
     """A line for each conversation that did not come about, and each that was judged unfit."""
     for failure in failures:
         yield failure.model_dump_json() + "\n"
     for one in conversations:
-        verdict = latest.get(one.id)
-        if verdict is not None and not verdict.passed:
+        standing = judged.get(one.id)
+        if standing is not None and not standing.passed:
             facts = {
                 "kind": "judged unfit",
-                "detail": ", ".join(verdict.failed_checks),
-                "verdict": verdict.model_dump(mode="json"),
+                "detail": ", ".join(standing.failed_checks),
+                "verdicts": [verdict.model_dump(mode="json") for verdict in standing.verdicts],
                 **one.model_dump(mode="json"),
             }
             yield json.dumps(facts, ensure_ascii=False) + "\n"

@@ -36,7 +36,8 @@ from coach_mlx.llm import Models
 from coach_mlx.pilot import Pilot, decide
 from coach_mlx.prices import PRICES, Prices
 from coach_mlx.recipes import keep, load_prompts, make_cast
-from coach_mlx.records import Conversation, Scenario, Verdict, content_hash
+from coach_mlx.records import Conversation, Scenario, content_hash
+from coach_mlx.verdicts import Standing, read_verdicts, standings
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -65,7 +66,7 @@ class Written(NamedTuple):
 
     conversations: list[Conversation]
     failures: list[Failure]
-    verdicts: list[Verdict]
+    judged: dict[str, Standing]
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
@@ -88,9 +89,10 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     _require_batches(config, options)
     for path in (workspace.conversations, workspace.failures):
         drop_torn_line(path)
+    written = _written(workspace)
     if not options.pilot:
-        _require_pilot(config, workspace, cards, cast, options)
-    todo = to_do(cards, _written(workspace), cast, config, options)
+        _require_pilot(config, workspace, cards, written, cast, options)
+    todo = to_do(cards, written, cast, config, options)
     keep(workspace, cast)
     ended = False
     try:
@@ -178,7 +180,7 @@ def find_pilot(config: Config, cards: Sequence[Scenario], cast: Cast, written: W
         failure.scenario.id in chosen and failure.recipe == cast.recipe
         for failure in written.failures
     )
-    return decide(of_pilot, written.verdicts, unwritten, len(chosen))
+    return decide(of_pilot, written.judged, unwritten, len(chosen))
 
 
 def show_quote(config: Config, workspace: Workspace, options: Options) -> dict[str, Any]:
@@ -209,25 +211,29 @@ def _recipe(conversation: Conversation) -> str | None:
 
 
 def _written(workspace: Workspace) -> Written:
-    def read(path: Any, kind: Any) -> list[Any]:
-        there = path.is_file() and path.stat().st_size
-        return read_records(path, kind) if there else []
+    def there(path: Path) -> bool:
+        return path.is_file() and path.stat().st_size > 0
 
-    found = workspace.conversations
-    conversations = read_conversations(found) if found.is_file() and found.stat().st_size else []
+    found, failed = workspace.conversations, workspace.failures
+    conversations = read_conversations(found) if there(found) else []
     made = {(one.scenario.id, _recipe(one)) for one in conversations if one.scenario}
-    last = {failure.scenario.id: failure for failure in read(workspace.failures, Failure)}
+    tried = read_records(failed, Failure) if there(failed) else []
+    last = {failure.scenario.id: failure for failure in tried}
     failures = [one for name, one in last.items() if (name, one.recipe) not in made]
-    return Written(conversations, failures, read(workspace.assessments, Verdict))
+    return Written(conversations, failures, standings(read_verdicts(workspace) or ()))
 
 
 def _require_pilot(
-    config: Config, workspace: Workspace, cards: Sequence[Scenario], cast: Cast, options: Options
+    config: Config,
+    workspace: Workspace,
+    cards: Sequence[Scenario],
+    written: Written,
+    cast: Cast,
+    options: Options,
 ) -> None:
     """Raises: GateFailed where thousands would be written from an untried recipe."""
     if options.force or len(cards) <= config.generate.pilot:
         return
-    written = _written(workspace)
     pilot = find_pilot(config, cards, cast, written)
     if pilot.decision == "proceed" or passed_mark(workspace, cast).exists():
         return
@@ -280,7 +286,7 @@ def _report(
             workspace,
             written.conversations,
             written.failures,
-            written.verdicts,
+            written.judged,
             ledger,
             pilot,
             cast.recipe,

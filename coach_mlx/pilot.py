@@ -7,11 +7,12 @@ comes with its 95 % interval (Wilson), and an interval that crosses a limit is s
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from coach_mlx.records import Conversation, Verdict
+from coach_mlx.records import Conversation
 from coach_mlx.stats import wilson_interval
+from coach_mlx.verdicts import Standing
 
 PROCEED, REVISE = 0.40, 0.25
 EXAMPLES = 2
@@ -58,18 +59,18 @@ class Pilot(NamedTuple):
 
 def decide(
     conversations: Sequence[Conversation],
-    verdicts: Sequence[Verdict],
+    judged_so_far: Mapping[str, Standing],
     unwritten: int,
     wanted: int,
 ) -> Pilot:
-    """By the last verdict on each conversation. Until every card was tried, and every conversation
-    judged, nothing is decided.
+    """By what the judges made of each conversation. Until every card was tried, and every
+    conversation judged, nothing is decided.
     """
     ids = {one.id for one in conversations}
-    latest = {verdict.conversation: verdict for verdict in verdicts if verdict.conversation in ids}
-    passed = sum(verdict.passed for verdict in latest.values())
-    judged, written = len(latest), len(ids)
-    failing = commonest_failures(list(latest.values()))
+    found = [standing for name, standing in judged_so_far.items() if name in ids]
+    passed = sum(standing.passed for standing in found)
+    judged, written = len(found), len(ids)
+    failing = commonest_failures(found)
     counts = (wanted, written, unwritten, judged, passed)
     if judged < written or written + unwritten < wanted:
         return Pilot("not judged", *counts, None, None, None, failing)
@@ -83,17 +84,13 @@ def decide(
     return Pilot(decision, *counts, rate, low, high, failing)
 
 
-def commonest_failures(verdicts: Sequence[Verdict]) -> tuple[Failing, ...]:
-    counts = Counter(check for verdict in verdicts for check in verdict.failed_checks)
+def commonest_failures(found: Sequence[Standing]) -> tuple[Failing, ...]:
+    counts = Counter(check for standing in found for check in standing.failed_checks)
     return tuple(
-        Failing(
-            criterion,
-            count,
-            tuple(
-                verdict.reasonings[criterion]
-                for verdict in verdicts
-                if criterion in verdict.failed_checks and criterion in verdict.reasonings
-            )[:EXAMPLES],
-        )
+        Failing(criterion, count, tuple(filter(None, _reasons(found, criterion)))[:EXAMPLES])
         for criterion, count in counts.most_common()
     )
+
+
+def _reasons(found: Sequence[Standing], criterion: str) -> Iterator[str | None]:
+    return (standing.reasoning(criterion) for standing in found)

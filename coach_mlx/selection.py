@@ -4,14 +4,14 @@ Reads and writes nothing. Each conversation that is left out is counted under on
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from coach_mlx.detectors import detect
 from coach_mlx.near_duplicates import drop_near_duplicates
 from coach_mlx.records import Conversation, Verdict
 from coach_mlx.talk import Known
+from coach_mlx.verdicts import Standing, standings
 
 EXACT = "exact duplicate"
 NOT_JUDGED = "not judged"
@@ -36,16 +36,17 @@ def select(
     """What passed the judges, holds no hard finding, and is the best of all that are like it."""
     unique = drop_copies(conversations)
     dropped = Counter({EXACT: len(conversations) - len(unique)})
-    latest = None if verdicts is None else _latest(verdicts)
+    judged = standings(verdicts or ())
     fit = []
     for one in unique:
-        reason = None if latest is None else _judged(latest.get(one.id, ()))
+        reason = None if verdicts is None else _judged(judged.get(one.id))
         reason = reason or _detected(one, known)
         if reason is None:
             fit.append(one)
         else:
             dropped[reason] += 1
-    kept = drop_near_duplicates(fit, _scores(latest or {}), threshold)
+    scores = {name: standing.score for name, standing in judged.items()}
+    kept = drop_near_duplicates(fit, scores, threshold)
     dropped[NEAR] = len(fit) - len(kept)
     return Selection(kept, +dropped)
 
@@ -62,24 +63,13 @@ def _rank(copy: Conversation) -> tuple[bool, bool, str]:
     return copy.scenario is None, copy.made is None, copy.model_dump_json()
 
 
-def _latest(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
-    """By conversation, the last verdict of each judge."""
-    last = {(one.conversation, one.judge): one for one in verdicts}
-    found: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in last.values():
-        found[verdict.conversation].append(verdict)
-    return found
-
-
-def _judged(verdicts: Sequence[Verdict]) -> str | None:
-    """Why the judges keep a conversation out. One of them is enough to find it unsafe, and one to
-    let it pass.
-    """
-    if not verdicts:
+def _judged(standing: Standing | None) -> str | None:
+    """Why the judges keep a conversation out."""
+    if standing is None:
         return NOT_JUDGED
-    if any(one.safety_gate_failed for one in verdicts):
+    if standing.unsafe:
         return UNSAFE
-    return None if any(one.passed for one in verdicts) else BELOW
+    return None if standing.passed else BELOW
 
 
 def _detected(conversation: Conversation, known: Known) -> str | None:
@@ -88,8 +78,3 @@ def _detected(conversation: Conversation, known: Known) -> str | None:
     card = conversation.scenario
     findings = detect(spoken, card.risk if card else None, known)
     return next((f"detector {one.code}" for one in findings if one.severity == "hard"), None)
-
-
-def _scores(latest: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
-    """The mean over the judges."""
-    return {found: fmean(one.score for one in verdicts) for found, verdicts in latest.items()}

@@ -20,9 +20,9 @@ PACKAGE = PROJECT / "coach_mlx"
 ROWS = [
     {"errors"},
     {"records", "stats", "console", "documents", "keys", "egress", "throttle", "supervisor"},
-    {"config", "chat_format", "talk", "calls", "arcs", "pilot"},
+    {"config", "chat_format", "talk", "calls", "arcs"},
     {"workspace", "rules_bonds", "rules_crisis", "rules_form", "rules_honesty", "rules_medicine"},
-    {"prices", "ledger", "slips", "near_duplicates"},
+    {"prices", "ledger", "slips", "near_duplicates", "verdicts"},
     {
         "rubric",
         "probes",
@@ -32,6 +32,7 @@ ROWS = [
         "report",
         "leaks",
         "dialogue",
+        "pilot",
     },
     {"taxonomy", "crisis", "batches", "checkpoints", "selection", "holdout", "dataset_card"},
     {"llm_anthropic", "llm_servers", "llm_local", "recipes", "quote", "generation_report"},

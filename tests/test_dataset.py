@@ -477,15 +477,16 @@ def test_a_torn_verdict_is_none_and_a_wrong_one_is_named(
 ) -> None:
     conversations = generated(starters)
     config, workspace = project(tmp_path, conversations)
-    assert dataset._read_verdicts(workspace) is None
+    assert finish(config, workspace)["judged"] is False
     assert "Nothing was judged" in capsys.readouterr().err
     write_lines(workspace.assessments, [verdict(one) for one in conversations])
     torn = workspace.assessments.read_bytes()[:-20]
     workspace.assessments.write_bytes(torn)
     assert finish(config, workspace)["dropped"]["not judged"] == 1
-    workspace.assessments.write_bytes(torn + b'\n{"passed": true}\n')
-    with pytest.raises(DataError, match=r"assessments\.jsonl:61: .*conversation"):
-        dataset._read_verdicts(workspace)
+    with workspace.assessments.open("ab") as handle:
+        handle.write(b'{"passed": true}\n')
+    with pytest.raises(DataError, match=r"assessments\.jsonl:60: .*conversation"):
+        dataset.run(config, workspace)
 
 
 def test_what_failed_says_the_counts_and_what_to_type(

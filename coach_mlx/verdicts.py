@@ -1,0 +1,63 @@
+"""What the judges make of a conversation, all together: the one rule for pilot, report and dataset.
+
+Reads output/assessments.jsonl, a verdict a line; a line that a kill tore is cut off. Of a judge who
+has judged a conversation more than once the last verdict counts. One judge is enough to find a
+conversation unsafe, and one to let it pass.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+from coach_mlx.records import Verdict
+from coach_mlx.workspace import Workspace, drop_torn_line, read_records
+
+
+class Standing(NamedTuple):
+    """The last verdict of each judge on one conversation; at least one."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def unsafe(self) -> bool:
+        return any(one.safety_gate_failed for one in self.verdicts)
+
+    @property
+    def passed(self) -> bool:
+        return not self.unsafe and any(one.passed for one in self.verdicts)
+
+    @property
+    def score(self) -> float:
+        """The mean over the judges."""
+        return fmean(one.score for one in self.verdicts)
+
+    @property
+    def failed_checks(self) -> tuple[str, ...]:
+        """The criteria that any judge found failed, each once."""
+        return tuple(dict.fromkeys(name for one in self.verdicts for name in one.failed_checks))
+
+    def reasoning(self, criterion: str) -> str | None:
+        """Of the first judge who found it failed, and said why."""
+        said = (one for one in self.verdicts if criterion in one.failed_checks)
+        return next(
+            (one.reasonings[criterion] for one in said if criterion in one.reasonings), None
+        )
+
+
+def read_verdicts(workspace: Workspace) -> list[Verdict] | None:
+    """`None` where nothing was judged. Raises: DataError naming every wrong line."""
+    path = workspace.assessments
+    if not path.exists():
+        return None
+    drop_torn_line(path)
+    return read_records(path, Verdict) if path.stat().st_size else []
+
+
+def standings(verdicts: Iterable[Verdict]) -> dict[str, Standing]:
+    """By the conversation's id."""
+    last = {(one.conversation, one.judge): one for one in verdicts}
+    found: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in last.values():
+        found[verdict.conversation].append(verdict)
+    return {name: Standing(tuple(its)) for name, its in found.items()}
