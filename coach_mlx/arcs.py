@@ -65,9 +65,9 @@ class Arc(NamedTuple):
         return "\n".join(line for line in lines if line)
 
 
-def draw_arc(card: Scenario, turns: int | None = None) -> Arc:
+def draw_arc(card: Scenario) -> Arc:
     """The same arc for the same card, on every machine."""
-    turns = turns or card.turns
+    turns = card.turns
     rng = random.Random(f"{card.id}:{card.situation}:{card.persona.withheld}:{turns}")
     danger = card.risk in ("explicit", "imminent")
     reveal = _draw_reveal(turns, danger, rng)

@@ -48,8 +48,8 @@ def in_danger(card: Scenario) -> bool:
 
 def drawn(turns: int, salt: str, risk: str = "none", style: str = "detailed") -> Arc:
     card, _ = dealt()[0]
-    changed = {"id": salt, "risk": risk, "style": style}
-    return draw_arc(card.model_copy(update=changed), turns)
+    changed = {"id": salt, "risk": risk, "style": style, "turns": turns}
+    return draw_arc(card.model_copy(update=changed))
 
 
 @given(
