@@ -89,6 +89,17 @@ def content_length(schema: type[BaseModel]) -> int:
     return len(str(schema.model_json_schema()).encode())
 
 
+def mended(call: Call, raw: str, wrong: str) -> Call:
+    """The same call once more, after an answer that did not fit: what came, and what is wrong."""
+    again = f"That does not fit what was asked for: {wrong}\nWrite it again, whole."
+    messages = (
+        *call.messages,
+        Message(role="assistant", content=raw),
+        Message(role="user", content=again),
+    )
+    return call._replace(messages=messages)
+
+
 class Usage(NamedTuple):
     """Tokens, as the service bills them: `input` is what was neither read from a cache nor written
     to one.

@@ -26,6 +26,7 @@ from coach_mlx.errors import INTERRUPTED, CoachError, ConfigError, GateFailed
 MATERIAL = (
     ("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),
     ("generate", "generator", "Scenario cards become conversations, written by chat models."),
+    ("assess", "assessor", "A judge reads conversations against the rubric."),
 )
 STAGES = (
     ("dataset", "dataset", "Conversations become training data and a holdout."),
@@ -35,7 +36,7 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
 )
-PAID = ("generate",)
+PAID = ("generate", "assess", "judge-passport")
 """Run in a process of their own that outlives a kill until paid answers are stored."""
 MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
 
@@ -63,6 +64,21 @@ ForceOption = Annotated[
 ]
 MaskOption = Annotated[
     bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
+]
+
+
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(help="JSONL or a plain transcript; - for what is piped in. By default, all."),
+]
+JudgeOption = Annotated[
+    str | None, typer.Option("--judge", help="provider/name: in place of assess.judge.")
+]
+QuoteOption = Annotated[
+    bool, typer.Option("--quote", help="Say what it would cost, and stop. Nothing is sent.")
+]
+BatchOption = Annotated[
+    bool, typer.Option("--batch", help="Message Batches: half the price, within a day.")
 ]
 
 
@@ -170,15 +186,11 @@ def _generate(
     config: ConfigOption = None,
     set_: SetOption = None,
     workspace: WorkspaceOption = Path(),
-    quote: Annotated[
-        bool, typer.Option("--quote", help="Say what it would cost, and stop. Nothing is sent.")
-    ] = False,
+    quote: QuoteOption = False,
     pilot: Annotated[
         bool, typer.Option("--pilot", help="Write the pilot only, and decide on what is judged.")
     ] = False,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="Message Batches: half the price, within a day.")
-    ] = False,
+    batch: BatchOption = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Write at most so many now.")
     ] = None,
@@ -206,9 +218,39 @@ def _generate(
     _gate({"generate": result})
 
 
+def _assess(
+    file: FileArgument = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    judge: JudgeOption = None,
+    quote: QuoteOption = False,
+    batch: BatchOption = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Judge at most so many now.")
+    ] = None,
+) -> None:
+    from coach_mlx import assessor
+
+    chosen = [f"assess.judge={judge}"] if judge else []
+    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    options = assessor.Options(file, batch, limit, judge is not None)
+    with place.lock():
+        if quote:
+            _print({"stage": "assess", **assessor.show_quote(loaded, place, options)})
+            return
+        started = time.monotonic()
+        result = assessor.run(loaded, place, options)
+        if file is None and not result["left"]:
+            plan = assessor.plan(loaded, place)
+            place.record("assess", plan, loaded.seed, time.monotonic() - started, result)
+    _print({"stage": "assess", **result})
+
+
 OWN_OPTIONS: dict[str, Callable[..., None]] = {
     "scenarios": _scenarios,
     "generate": _generate,
+    "assess": _assess,
     "train": _train,
 }
 for _name, _, _help in (*MATERIAL, *STAGES):
@@ -265,6 +307,30 @@ def lint_data(
     _print(result)
     if not result["passed"]:
         raise GateFailed("\n".join(["These checks do not hold:", *result["failed"]]))
+
+
+@app.command("judge-passport", help="Measure how far a judge can be believed.")
+def judge_passport(
+    file: Annotated[
+        str | None, typer.Argument(help="JSONL of labelled conversations; default: the shipped.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    judge: JudgeOption = None,
+    votes: Annotated[
+        int, typer.Option("--votes", min=1, max=25, help="Ask each criterion so often.")
+    ] = 3,
+    quote: QuoteOption = False,
+) -> None:
+    from coach_mlx import judge_passport as module
+
+    chosen = [f"assess.votes={votes}", *([f"assess.judge={judge}"] if judge else [])]
+    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    with place.lock():
+        act = module.show_quote if quote else module.run
+        options = module.Options(file, judge is not None)
+        _print({"command": "judge-passport", **act(loaded, place, options)})
 
 
 @app.command("chat", help="Talk to the coach, here and in private.")

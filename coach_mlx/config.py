@@ -105,6 +105,30 @@ class GenerateSection(Section):
     """Cards of a pilot."""
 
 
+class AssessSection(Section):
+    """A judge reads conversations against the rubric."""
+
+    judge: str = "anthropic/claude-sonnet-5-5"
+    """Any provider/name. A judge of another family than the writer's is less kind to its own;
+    `coach judge-passport` measures how far it can be believed.
+    """
+    mode: Literal["per_criterion", "single"] = "per_criterion"
+    """`per_criterion`: a call for each question, the conversation read from the cache; `single`:
+    one call for all, at about the same price (half of it with --batch), each answer less thought
+    through.
+    """
+    votes: int = Field(default=1, ge=1, le=25)
+    """Each criterion is asked so often, and the majority counts."""
+    safety_votes: int | None = Field(default=None, ge=1, le=25)
+    """The same for CQ8 and CQ9; null for as often as the others."""
+    max_answer_tokens: int = Field(default=500, ge=16)
+    """Longest answer to one question, the model's thinking included: give it 4000 with effort."""
+    temperature: float | None = Field(default=0.3, ge=0)
+    """Low, and not 0, so that several votes can differ. Claude takes none and is sent none."""
+    effort: Literal["none", "low", "medium", "high"] = "none"
+    """How much Claude may think before it answers."""
+
+
 class DatasetSection(Section):
     """What is trained on and what is held out."""
 
@@ -223,6 +247,7 @@ class Config(Section):
     scenarios: ScenariosSection = ScenariosSection()
     calls: CallsSection = CallsSection()
     generate: GenerateSection = GenerateSection()
+    assess: AssessSection = AssessSection()
     dataset: DatasetSection = DatasetSection()
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()

@@ -67,12 +67,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         )
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
     conversations = [one.with_system(prompt) for one in read_conversations(source)]
-    verdicts = read_verdicts(workspace)
-    if verdicts is None:
-        console.say(
-            f"Nothing was judged: there is no {workspace.shown(workspace.assessments)}. The "
-            "detectors alone decide what is used."
-        )
+    verdicts = _verdicts_on(conversations, workspace)
     known = crisis.load_known(config, workspace)
     chosen = choose(conversations, verdicts, known, config)
     if chosen.dropped:
@@ -81,6 +76,23 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     _refuse_a_lone_holdout(workspace, chosen.holdout)
     facts = _facts(config, workspace, conversations, chosen, verdicts, leaks)
     return {"given": False, **_write(workspace, facts)}
+
+
+def _verdicts_on(
+    conversations: Sequence[Conversation], workspace: Workspace
+) -> list[Verdict] | None:
+    """The verdicts, where there are any on these conversations."""
+    verdicts, name = read_verdicts(workspace), workspace.shown(workspace.assessments)
+    why = f"there is no {name}" if verdicts is None else ""
+    if verdicts and not {one.conversation for one in verdicts} & {one.id for one in conversations}:
+        why = f"{name} holds verdicts on other conversations only"
+    if not why:
+        return verdicts
+    console.say(
+        f"Nothing was judged: {why}. The detectors alone decide what is used. To judge: coach "
+        "assess"
+    )
+    return None
 
 
 def _source(config: Config, workspace: Workspace) -> Path:

@@ -6,6 +6,7 @@ Writes: output/evaluation.jsonl (one line a result, appended, so a killed run go
 reports/ comparison_report.json, .md and .html. What is compared is the negative log-likelihood of
 the coach's words a token, one number a conversation, the same tokens and the same context in every
 arm.
+No reply is judged here, so no result is called safe; the report says what is known of the judge.
 Fails: DataError where two arms are the same file; exit 10 where the answer is "iterate".
 """
 
@@ -17,6 +18,8 @@ from coach_mlx import console, llama_runtime, mlx_runtime, report
 from coach_mlx.chat_format import Encoded, encode_conversation, encode_prompt, split_conversation
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, ToolError
+from coach_mlx.judging import make_judge
+from coach_mlx.passport import look_up
 from coach_mlx.records import Conversation, LossRecord, ReplyRecord, content_hash
 from coach_mlx.stats import PairedComparison, compare_pairs
 from coach_mlx.workspace import Plan, Workspace, read_conversations, read_jsonl, stamp, write_whole
@@ -60,7 +63,11 @@ def plan(config: Config, workspace: Workspace) -> Plan:
     reports = tuple(
         workspace.reports / f"comparison_report.{kind}" for kind in ("json", "md", "html")
     )
-    settings = {"seed": config.seed, "modelfile": workspace.shown(workspace.modelfile)}
+    settings = {
+        "seed": config.seed,
+        "modelfile": workspace.shown(workspace.modelfile),
+        "judge": look_up(workspace, make_judge(config, workspace)).say(),
+    }
     return Plan(inputs, reports, {**settings, **config.evaluate.model_dump()})
 
 
@@ -78,6 +85,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     for arm in ARMS:
         _judge(config, workspace, arm, digests[arm], material, done)
     result = _compare(config, workspace, material, digests, done)
+    console.say(result["safety"])
     report.write_comparison(result, read_jsonl(workspace.metrics), workspace.reports)
     return {key: result[key] for key in ("verdict", "reason", "passed", "comparisons", "report")}
 
@@ -277,6 +285,7 @@ def _compare(
         "passed": passed,
         "reason": reason,
         "machine": mlx_runtime.machine(),
+        "safety": _safety(config, workspace),
         "arms": {arm: {"meaning": MEANING[arm], "sha256": digests[arm]} for arm in ARMS},
         "comparisons": {label: comparison._asdict() for label, comparison in comparisons.items()},
         "conversations": [
@@ -293,6 +302,17 @@ def _compare(
         "deploy_command": _deploy_command(config, workspace),
         "report": workspace.shown(workspace.reports / "comparison_report.html"),
     }
+
+
+def _safety(config: Config, workspace: Workspace) -> str:
+    """What is known of safety: nothing here judges a reply, and of who could, how far."""
+    standing = look_up(workspace, make_judge(config, workspace))
+    weak = standing.why_not_safe()
+    more = f" And no result of this judge could be called safe: {weak}." if weak else ""
+    return (
+        "Safety is not shown: no reply was judged. "
+        f"The judge's passport: {standing.say().rstrip('.')}.{more if standing.passport else ''}"
+    )
 
 
 def _loss(record: LossRecord | ReplyRecord) -> float:

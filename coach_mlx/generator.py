@@ -307,7 +307,7 @@ def _report(
         _show_pilot(pilot, price, len(cards))
         _settle_pilot(workspace, cast, pilot, price * len(cards))
     elif not left:
-        console.say("Next: coach dataset")
+        console.say("Next: coach assess, then coach dataset")
     return {
         "conversations": report["conversations"],
         "turns": report["turns"],
@@ -345,9 +345,9 @@ def _show_pilot(pilot: Pilot, price: float, cards: int) -> None:
     console.say(f"Pilot: {pilot.decision}. {pilot.reason}.")
     if pilot.decision == "not judged":
         console.say(
-            "The decision needs a verdict on each of them in output/assessments.jsonl; then type "
-            "the same command again. Without verdicts, read some, and if you are content, type it "
-            "with --force instead of --pilot."
+            "The decision needs a verdict on each of them in output/assessments.jsonl. Type: coach "
+            "assess (with --quote first, to see what it costs); then the same command again. Or "
+            "read some, and if you are content, type it with --force instead of --pilot."
         )
     console.say(
         f"Cost: ${price * pilot.wanted:.2f} for {pilot.wanted} cards; all {cards} at this price: "
@@ -372,5 +372,6 @@ def _settle_pilot(workspace: Workspace, cast: Cast, pilot: Pilot, price: float) 
     write_whole(passed_mark(workspace, cast), json.dumps(facts, indent=2, default=str) + "\n")
     console.say(
         "Next: the same command without --pilot. It needs a budget of about "
-        f"${price:.0f} for all: --set calls.budget_usd={price * 1.1:.0f}"
+        f"${price:.0f} for all: --set calls.budget_usd={price * 1.1:.0f}. Judging comes on top: "
+        "coach assess --quote"
     )

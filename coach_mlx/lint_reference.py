@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from coach_mlx.console import Check
 from coach_mlx.detectors import detect
 from coach_mlx.probes import FAMILIES, Probe
-from coach_mlx.rubric import CRITERIA, Labelled, Rubric
+from coach_mlx.rubric import CRITERIA, SAFETY, Labelled, Rubric
 from coach_mlx.rules_crisis import METHOD, UNSAFE_WORDING
 from coach_mlx.rules_medicine import DOSE
 from coach_mlx.talk import Known, Speech, overlap
 
-SAFETY = ("CQ8", "CQ9")
 LEAST_LABELLED = 72
 LEAST_FAILURES = {criterion: 8 if criterion in SAFETY else 4 for criterion in CRITERIA}
 LEAST_KINDS = {"good": 20, "twin": 40, "mutant": 11, "benign": 10, "injection": 6}
@@ -85,6 +84,8 @@ def _misshapen(record: Labelled, rubric: Rubric) -> Iterator[str]:
         yield f"is {record.kind} and fails {', '.join(sorted(record.failed))}"
     if record.kind in ("twin", "mutant") and not record.failed:
         yield f"is a {record.kind} and fails nothing"
+    if record.kind == "mutant" and record.aim not in record.failed:
+        yield f"is a mutant and does not fail its aim, {record.aim}"
 
 
 def _twin_problems(records: Sequence[Labelled]) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 
 from coach_mlx import console, egress, supervisor
-from coach_mlx.calls import Answer, Broken, Busy, Call, Reply, split_name
+from coach_mlx.calls import Answer, Broken, Busy, Call, Reply, mended, split_name
 from coach_mlx.config import Config
 from coach_mlx.errors import INTERRUPTED, BackendError, CoachError, Stopped, ToolError
 from coach_mlx.ledger import Ledger
@@ -26,7 +26,6 @@ from coach_mlx.llm_anthropic import AnthropicBackend
 from coach_mlx.llm_local import GGUFBackend, MLXBackend, ScriptedBackend
 from coach_mlx.llm_servers import OllamaBackend, OpenAIBackend
 from coach_mlx.prices import PRICES, Prices
-from coach_mlx.records import Message
 from coach_mlx.throttle import Throttle
 from coach_mlx.workspace import Workspace
 
@@ -142,14 +141,8 @@ class Models:
         answer, raw, wrong = await self._parsed(call)
         if not wrong:
             return answer
-        again = f"That is not the JSON object that was asked for: {wrong}\nWrite it again, whole."
-        mended = (
-            *call.messages,
-            Message(role="assistant", content=raw),
-            Message(role="user", content=again),
-        )
-        answer, _, _ = await self._parsed(call._replace(messages=mended))
-        return answer
+        wrong = f"it is not the JSON object of the schema: {wrong}"
+        return (await self._parsed(mended(call, raw, wrong)))[0]
 
     async def _parsed(self, call: Call) -> tuple[Answer, str, str]:
         """The answer, its text as it came, and what is wrong with it."""
@@ -180,6 +173,10 @@ class Models:
     async def key(self, call: Call) -> str:
         _, identity = await self._backend(call.model)
         return call.key(identity)
+
+    async def identity(self, model: str) -> str:
+        """What tells this model's weights from others of the same name; empty where nobody says."""
+        return (await self._backend(model))[1]
 
     async def backend(self, model: str) -> Any:
         """The backend itself, for what only one provider has."""

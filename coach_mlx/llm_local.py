@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from coach_mlx import chat_format, llama_runtime, mlx_runtime
 from coach_mlx.calls import Call, Outcome, Reply, Usage
@@ -135,10 +136,33 @@ class Line(Record):
     """One line of a scripted model's file."""
 
     text: str = ""
-    when: str | None = None
-    """Only where the last message or the note contains this."""
+    """{found} in it stands for what `find` finds."""
+    when: str | tuple[str, ...] | None = None
+    """Only where the last message or the note contains this, or all of these."""
+    find: str | None = None
+    """A regular expression with one group, looked for in the last message."""
     outcome: Outcome = "ok"
     seconds: float = Field(default=0.0, ge=0)
+
+    @field_validator("find")
+    @classmethod
+    def _has_one_group(cls, find: str | None) -> str | None:
+        try:
+            groups = 1 if find is None else re.compile(find).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError("needs one group in brackets")
+        return find
+
+    def fits(self, asked: str) -> bool:
+        wanted = (self.when,) if isinstance(self.when, str) else self.when or ()
+        return all(part in asked for part in wanted)
+
+    def filled(self, asked: str) -> str:
+        """The text, with what it quotes of the question."""
+        found = re.search(self.find, asked) if self.find else None
+        return self.text.replace("{found}", found[1]) if found else self.text
 
 
 class ScriptedBackend:
@@ -156,15 +180,16 @@ class ScriptedBackend:
 
     async def send(self, call: Call, seed: int) -> Reply:
         last = f"{call.messages[-1].content}\n{call.note or ''}"
-        special = [line for line in self._lines if line.when is not None and line.when in last]
+        special = [line for line in self._lines if line.when is not None and line.fits(last)]
         fitting = special or [line for line in self._lines if line.when is None]
         if not fitting:
             raise BackendError(f"{self._path} has no line that fits a call for {call.purpose}.")
         line = random.Random(seed).choice(fitting)
         await asyncio.sleep(line.seconds)
-        outcome = "empty" if line.outcome == "ok" and not line.text.strip() else line.outcome
-        usage = Usage(input=call.prompt_bytes // 4, output=len(line.text.encode()) // 4)
-        return Reply(line.text.strip(), outcome, line.outcome, self._path.name, usage)
+        text = line.filled(last).strip()
+        outcome = "empty" if line.outcome == "ok" and not text else line.outcome
+        usage = Usage(input=call.prompt_bytes // 4, output=len(text.encode()) // 4)
+        return Reply(text, outcome, line.outcome, self._path.name, usage)
 
 
 def _reply(text: str, ended: bool, model: str, usage: Usage) -> Reply:

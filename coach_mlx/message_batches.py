@@ -6,12 +6,13 @@ batch that was submitted by a process that died before noting its name is looked
 account's batches and recognised by its requests, which are named by their keys.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from coach_mlx import console, egress, supervisor
-from coach_mlx.calls import Answer, Broken, Busy, Call, NotFound, split_name
+from coach_mlx.calls import Answer, Broken, Busy, Call, NotFound, mended, split_name
 from coach_mlx.errors import BackendError, ConfigError
 from coach_mlx.ledger import Ledger
 from coach_mlx.llm import Models
@@ -23,6 +24,8 @@ MOST_BYTES = 200_000_000
 MOST_REQUESTS = 10_000
 ROUNDS = 3
 """An item that expires or meets an error is submitted anew so often."""
+IDLE_ROUNDS = 20
+"""Of the event loop, before it is taken for certain that everybody waits."""
 CLOCKS_DIFFER = timedelta(minutes=10)
 
 
@@ -55,6 +58,53 @@ async def ask_all(models: Models, calls: Sequence[Call]) -> AsyncIterator[tuple[
             f"{len(wanted)} requests stayed unanswered in {ROUNDS} batches. What came is kept; the "
             "same command tries again."
         )
+
+
+class Rounds:
+    """Batches for work whose later questions hang on earlier answers: whatever is asked while a
+    batch is under way goes into the next one.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._waiting: dict[Call, asyncio.Future[Answer]] = {}
+
+    async def ask(self, call: Call) -> Answer:
+        """Like `Models.ask`, in one of the batches that `serve` sends."""
+        answer = await self._put(call)
+        if answer.outcome != "malformed":
+            return answer
+        raw = self._models.ledger.raw(await self._models.key(call))
+        wrong = "it is not the JSON object of the schema."
+        return await self._put(mended(call, raw, wrong)) if raw else answer
+
+    async def _put(self, call: Call) -> Answer:
+        if call not in self._waiting:
+            self._waiting[call] = asyncio.get_running_loop().create_future()
+        return await self._waiting[call]
+
+    async def serve(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run `work` to its end. Raises: what it raises, or the batches."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not await self._is_done(task):
+                asked, self._waiting = self._waiting, {}
+                async for call, answer in ask_all(self._models, list(asked)):
+                    asked[call].set_result(answer)
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        await task
+
+    async def _is_done(self, task: "asyncio.Task[Any]") -> bool:
+        """Whether the work has ended; otherwise it is let on until nothing new is asked."""
+        idle, asked = 0, -1
+        while not task.done() and (idle < IDLE_ROUNDS or not self._waiting):
+            idle = idle + 1 if len(self._waiting) == asked else 0
+            asked = len(self._waiting)
+            await asyncio.sleep(0)
+        return task.done()
 
 
 def _answered(models: Models, wanted: dict[str, Call]) -> list[tuple[str, Call, Answer]]:

@@ -6,7 +6,7 @@ billed as the service bills: shared prefixes read from the cache, the newest exc
 it. Lengths are then assumptions, and the quote says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from coach_mlx import console
@@ -32,6 +32,10 @@ WHOLE_OVERHEAD_WORDS = 6
 CALL_OVERHEAD_TOKENS = 10
 MESSAGE_OVERHEAD_TOKENS = 4
 ENOUGH_TURNS = 200
+ASSUMED = (
+    "assumed lengths (of the starter conversations), no repeated calls, no thinking, a cache that "
+    "holds"
+)
 FILLER = "word "
 
 
@@ -56,52 +60,59 @@ def quote(
 ) -> Quote:
     """For these cards; `written` turns exist that this recipe made."""
     turns = sum(card.turns for card in cards)
-    so_far = ledger.totals(group=cast.recipe)
-    if written >= ENOUGH_TURNS and so_far.calls and not (batch or ledger.was_batched(cast.recipe)):
-        factor = turns / written
-        usage = Usage(*(round(tokens * factor) for tokens in so_far.usage))
+    if written >= ENOUGH_TURNS and can_be_measured(ledger, cast.recipe, batch):
         basis = (
             f"what {written} turns by this recipe did cost, failures and repeated calls included"
         )
-        spent = so_far.usd + so_far.lost_usd
-        return Quote(len(cards), turns, round(so_far.calls * factor), usage, spent * factor, basis)
-    return _lay_out(cards, cast, prices, ledger, batch)
-
-
-def _lay_out(
-    cards: Sequence[Scenario], cast: Cast, prices: Prices, ledger: Ledger, batch: bool
-) -> Quote:
-    total, usd, calls = Usage(), 0.0, 0
-    measured = {
-        model: ledger.bytes_per_token(model) or BYTES_PER_TOKEN
-        for model in {cast.coach, cast.client, cast.planner}
-    }
-    for card in cards:
-        cached: dict[str, float] = {}
-        for call, answer_words in _calls(card, cast):
-            price = prices.find(call.model)
-            usage = _usage(call, answer_words, cached, measured[call.model], price)
-            total, usd, calls = total.plus(usage), usd + price.cost(usage, batch), calls + 1
-    return Quote(
-        len(cards),
-        sum(card.turns for card in cards),
-        calls,
-        Usage(*(round(tokens) for tokens in total)),
-        usd,
-        _basis(measured, prices),
+        return measured(len(cards), turns, turns / written, ledger, cast.recipe, basis)
+    return lay_out(
+        [_calls(card, cast) for card in cards], turns, cast.writers(), prices, ledger, batch
     )
 
 
-def _basis(measured: dict[str, float], prices: Prices) -> str:
+def can_be_measured(ledger: Ledger, group: str, batch: bool) -> bool:
+    """Whether what a group's calls did cost says what more of them will."""
+    return ledger.totals(group=group).calls > 0 and not (batch or ledger.was_batched(group))
+
+
+def measured(
+    talks: int, turns: int, factor: float, ledger: Ledger, group: str, basis: str
+) -> Quote:
+    """So many times what a group's calls did cost."""
+    so_far = ledger.totals(group=group)
+    usage = Usage(*(round(tokens * factor) for tokens in so_far.usage))
+    usd = (so_far.usd + so_far.lost_usd) * factor
+    return Quote(talks, turns, round(so_far.calls * factor), usage, usd, basis)
+
+
+def lay_out(
+    talks: Sequence[Iterable[Estimated]],
+    turns: int,
+    models: Iterable[str],
+    prices: Prices,
+    ledger: Ledger,
+    batch: bool,
+) -> Quote:
+    """Every call of every talk, billed as the service bills it."""
+    total, usd, calls = Usage(), 0.0, 0
+    ratios = {model: ledger.bytes_per_token(model) or BYTES_PER_TOKEN for model in models}
+    for talk in talks:
+        cached: dict[str, float] = {}
+        for call, answer_words in talk:
+            price = prices.find(call.model)
+            usage = _usage(call, answer_words, cached, ratios[call.model], price)
+            total, usd, calls = total.plus(usage), usd + price.cost(usage, batch), calls + 1
+    tokens = Usage(*(round(count) for count in total))
+    return Quote(len(talks), turns, calls, tokens, usd, _basis(ratios, prices))
+
+
+def _basis(ratios: dict[str, float], prices: Prices) -> str:
     parts = [
         f"{model} {ratio:.2f} bytes a token"
         + (f", prices of {prices.find(model).found_on}" if not prices.is_free(model) else ", free")
-        for model, ratio in measured.items()
+        for model, ratio in ratios.items()
     ]
-    return (
-        "assumed lengths (of the starter conversations), no repeated calls, no thinking; "
-        + "; ".join(sorted(parts))
-    )
+    return f"{ASSUMED}; " + "; ".join(sorted(parts))
 
 
 def _calls(card: Scenario, cast: Cast) -> Iterator[Estimated]:

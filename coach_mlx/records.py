@@ -8,6 +8,7 @@ message after it.
 import hashlib
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
@@ -39,6 +40,8 @@ Style = Literal["terse", "conversational", "detailed", "emotional", "analytical"
 Difficulty = Literal["easy", "medium", "hard"]
 Length = Literal["medium", "extended"]
 Risk = Literal["none", "implicit", "explicit", "imminent"]
+Mark = Literal["YES", "NO", "NA", "ERROR"]
+"""An answer to a criterion."""
 LONGEST: dict[str, int] = {"medium": 15, "extended": 30}
 """Turns."""
 
@@ -148,10 +151,7 @@ class Conversation(Record):
     @property
     def id(self) -> str:
         """Twelve hex digits of the spoken words; the system prompt is not part of it."""
-        spoken = [
-            (message.role, message.content) for message in self.messages if message.role != "system"
-        ]
-        return content_hash(spoken)[:12]
+        return words_id(self.messages)
 
     @property
     def turns(self) -> int:
@@ -173,21 +173,66 @@ class Conversation(Record):
         return [{"role": message.role, "content": message.content} for message in self.messages]
 
 
+def words_id(messages: Iterable[Message]) -> str:
+    """The id of a conversation of these messages."""
+    spoken = [(message.role, message.content) for message in messages if message.role != "system"]
+    return content_hash(spoken)[:12]
+
+
+class Vote(Record):
+    """One answer of a judge to one criterion."""
+
+    answer: Mark
+    reasoning: str
+    """Where the answer is ERROR, why it could not be used."""
+    quotes: tuple[str, ...] = ()
+    """Of the conversation, word for word."""
+    steps: dict[str, Mark] = {}
+    """Of a criterion that is asked in several questions, the answer to each."""
+
+
 class Verdict(Record):
-    """What a judge made of one conversation."""
+    """What a judge made of one conversation. Of a verdict written by hand the first eight fields
+    are enough.
+    """
 
     conversation: str
     """Its id."""
     passed: bool
     """The score reaches the rubric's threshold and the safety gate holds."""
-    score: float
+    score: float | None
+    """Between 0 and 1; `None` where the conversation was too short to be judged."""
     safety_gate_failed: bool
     failed_checks: tuple[str, ...]
+    """The criteria answered NO."""
     reasonings: dict[str, str]
     """By criterion."""
     judge: str
+    """A chat model, or person/NAME."""
     rubric: str
     """Hash of the rubric that was applied."""
+    exact: str | None = None
+    """The score as a fraction, such as 4/5."""
+    answers: dict[str, Mark] = {}
+    """What counts, by criterion: the majority of the votes."""
+    votes: dict[str, tuple[Vote, ...]] = {}
+    errors: tuple[str, ...] = ()
+    """The criteria without an answer that can be used. They count as failed, and as missing in
+    every comparison.
+    """
+    not_applicable: tuple[str, ...] = ()
+    category_scores: dict[str, float] = {}
+    needs_review: tuple[str, ...] = ()
+    """Criteria that a person must settle: votes on safety are divided, or judge and card disagree
+    whether there is danger.
+    """
+    too_short: bool = False
+    unanswered: bool = False
+    """The conversation ends with a message of the person that nobody answered."""
+    risk: Risk | None = None
+    """Of the card; `None` where nobody wrote one."""
+    recipe: str = ""
+    """Hash of judge, rubric, prompt and settings: what makes two verdicts comparable."""
 
 
 class LossRecord(Record):

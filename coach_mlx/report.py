@@ -127,6 +127,8 @@ def _markdown(result: dict[str, Any]) -> str:
         "",
         LIMITS,
         "",
+        result["safety"],
+        "",
         "Negative log-likelihood of the coach's words, nats a token, mean over "
         f"{len(result['conversations'])} "
         "held-out conversations; paired t-test, bootstrap interval. Measured on: "

@@ -6,6 +6,8 @@ labelled conversations. Writes nothing. Fails: ConfigError with all that is wron
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
+from math import lcm
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +18,8 @@ from coach_mlx.records import Conversation, Message, Record, Risk, Topic
 
 RUBRIC = "config/rubric.yaml"
 CRITERIA = ("CQ1", "CQ2", "CQ3", "CQ4", "CQ5", "CQ6", "CQ7", "CQ8", "CQ9", "CP1", "CP2", "CP3")
+SAFETY = ("CQ8", "CQ9")
+"""The gate: one of them failed, and nothing else counts."""
 Answer = Literal["YES", "NO", "NA"]
 
 
@@ -58,6 +62,8 @@ class Criterion(Record):
 class Rubric(Record):
     """Weights are shares of the score and sum to 1 exactly."""
 
+    instruction: str = Field(min_length=1)
+    """What a judge is told before it sees a conversation."""
     pass_threshold: float = Field(gt=0, le=1)
     min_turns: int = Field(ge=1)
     categories: dict[str, Annotated[float, Field(gt=0)]]
@@ -76,6 +82,24 @@ class Rubric(Record):
             odd = ", ".join(sorted(used ^ set(self.categories)))
             raise ValueError(f"categories and criteria do not fit together: {odd}")
         return self
+
+    @cached_property
+    def threshold(self) -> Fraction:
+        return Fraction(str(self.pass_threshold))
+
+    @cached_property
+    def points(self) -> dict[str, int]:
+        """What each criterion is worth, in whole points: a category's weight, shared equally."""
+        of_category = [one.category for one in self.criteria]
+        shares = {
+            one.id: Fraction(str(self.categories[one.category])) / of_category.count(one.category)
+            for one in self.criteria
+        }
+        unit = lcm(*(share.denominator for share in shares.values()))
+        return {name: int(share * unit) for name, share in shares.items()}
+
+    def criterion(self, name: str) -> Criterion:
+        return self.criteria[CRITERIA.index(name)]
 
     def applicability(self, turns: int, risk: Risk) -> dict[str, bool]:
         """For each criterion, whether it can be judged in such a conversation."""
@@ -144,6 +168,8 @@ class Labelled(Record):
     """The good conversation that this one was edited from."""
     note: Literal["early", "late", "masked"] | None = None
     """Where a twin's failure stands: in the last third, or wrapped in kind, fluent words."""
+    aim: str | None = None
+    """The criterion that a mutant is made to fail."""
     topic: Topic
     risk: Risk
     messages: tuple[Message, ...]

@@ -17,6 +17,7 @@ EXACT = "exact duplicate"
 NOT_JUDGED = "not judged"
 UNSAFE = "safety gate failed"
 BELOW = "below the rubric's threshold"
+TOO_SHORT = "too short to be judged"
 NEAR = "near-duplicate"
 
 
@@ -45,7 +46,9 @@ def select(
             fit.append(one)
         else:
             dropped[reason] += 1
-    scores = {name: standing.score for name, standing in judged.items()}
+    scores = {
+        name: standing.score for name, standing in judged.items() if standing.score is not None
+    }
     kept = drop_near_duplicates(fit, scores, threshold)
     dropped[NEAR] = len(fit) - len(kept)
     return Selection(kept, +dropped)
@@ -69,6 +72,8 @@ def _judged(standing: Standing | None) -> str | None:
         return NOT_JUDGED
     if standing.unsafe:
         return UNSAFE
+    if standing.too_short:
+        return TOO_SHORT
     return None if standing.passed else BELOW
 
 

@@ -92,3 +92,46 @@ def wilson_interval(passed: int, n: int) -> Interval:
         raise ValueError(f"{passed} of {n} is no share")
     found = stats.binomtest(passed, n).proportion_ci(method="wilson")
     return Interval(float(found.low), float(found.high))
+
+
+class Kappa(NamedTuple):
+    """Agreement beyond chance; `None` where it cannot be said."""
+
+    n: int
+    kappa: float | None
+    low: float | None
+    high: float | None
+
+
+def cohens_kappa(one: Sequence[bool], other: Sequence[bool]) -> Kappa:
+    """Of two raters' yes and no on the same things, with its 95 % interval.
+
+    Shapes: two sequences (N,), in the same order.
+    Missing: `None` for all where N is 0, or where chance alone would make them agree on everything
+    (neither ever says the other thing). With perfect agreement the interval is a point.
+    Source: Cohen 1960; standard error of Fleiss, Cohen & Everitt 1969, eq. 13.
+    """
+    import numpy as np
+    from scipy import stats
+
+    if len(one) != len(other):
+        raise ValueError(f"the raters judged {len(one)} and {len(other)} things")
+    n = len(one)
+    if not n:
+        return Kappa(0, None, None, None)
+    shares = np.zeros((2, 2))  # (rater one, rater two)
+    for first, second in zip(one, other, strict=True):
+        shares[int(first), int(second)] += 1 / n
+    rows, columns = shares.sum(axis=1), shares.sum(axis=0)  # (2,), (2,)
+    chance = float(rows @ columns)
+    if np.isclose(chance, 1):
+        return Kappa(n, None, None, None)
+    kappa = (float(np.trace(shares)) - chance) / (1 - chance)
+    # var = [sum p_ii (1 - (r_i + c_i)(1 - k))^2 + (1 - k)^2 sum_{i!=j} p_ij (c_i + r_j)^2
+    #        - (k - chance (1 - k))^2] / (n (1 - chance)^2)
+    diagonal = sum(shares[i, i] * (1 - (rows[i] + columns[i]) * (1 - kappa)) ** 2 for i in (0, 1))
+    across = sum(shares[i, 1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in (0, 1))
+    variance = diagonal + (1 - kappa) ** 2 * across - (kappa - chance * (1 - kappa)) ** 2
+    error = float(np.sqrt(max(variance, 0.0) / n)) / (1 - chance)
+    reach = float(stats.norm.ppf(0.975)) * error
+    return Kappa(n, kappa, max(kappa - reach, -1.0), min(kappa + reach, 1.0))

@@ -2,20 +2,23 @@
 
 Reads output/assessments.jsonl, a verdict a line; a line that a kill tore is cut off. Of a judge who
 has judged a conversation more than once the last verdict counts. One judge is enough to find a
-conversation unsafe, and one to let it pass.
+conversation unsafe, and one to let it pass. Where a model's verdict needs review, a person's (judge
+`person/NAME`) takes its place.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from coach_mlx.records import Verdict
 from coach_mlx.workspace import Workspace, drop_torn_line, read_records
 
+PERSON = "person/"
+
 
 class Standing(NamedTuple):
-    """The last verdict of each judge on one conversation; at least one."""
+    """The last verdict of each judge on one conversation that counts; at least one."""
 
     verdicts: tuple[Verdict, ...]
 
@@ -28,9 +31,14 @@ class Standing(NamedTuple):
         return not self.unsafe and any(one.passed for one in self.verdicts)
 
     @property
-    def score(self) -> float:
-        """The mean over the judges."""
-        return fmean(one.score for one in self.verdicts)
+    def too_short(self) -> bool:
+        return all(one.too_short for one in self.verdicts)
+
+    @property
+    def score(self) -> float | None:
+        """The mean over the judges; `None` where nobody gave one."""
+        scores = [one.score for one in self.verdicts if one.score is not None]
+        return fmean(scores) if scores else None
 
     @property
     def failed_checks(self) -> tuple[str, ...]:
@@ -60,4 +68,11 @@ def standings(verdicts: Iterable[Verdict]) -> dict[str, Standing]:
     found: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in last.values():
         found[verdict.conversation].append(verdict)
-    return {name: Standing(tuple(its)) for name, its in found.items()}
+    return {name: Standing(tuple(_reviewed(its))) for name, its in found.items()}
+
+
+def _reviewed(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    """Without those that a person has settled."""
+    if not any(one.judge.startswith(PERSON) for one in verdicts):
+        return verdicts
+    return [one for one in verdicts if not one.needs_review]

@@ -98,6 +98,7 @@ class Workspace:
         self.scenarios = self.output / "scenarios.jsonl"
         self.conversations = self.output / "conversations.jsonl"
         self.assessments = self.output / "assessments.jsonl"
+        self.passports = self.output / "passports"
         self.training_data = self.output / "training_data.jsonl"
         self.holdout = self.output / "eval_holdout.jsonl"
         self.calls = self.output / "calls.sqlite3"
@@ -273,33 +274,40 @@ def read_records(path: Path, kind: type[Kind], shape: str = "", remedy: str = ""
     must be, `remedy` what to do about an empty file.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"There is no {path}.") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a JSONL file.") from None
+    return parse_records(content, str(path), kind, shape, remedy)
+
+
+def parse_records(
+    content: bytes, place: str, kind: type[Kind], shape: str = "", remedy: str = ""
+) -> list[Kind]:
+    """The same of what was read already; `place` is how errors name it."""
     records, problems = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             records.append(kind.model_validate(json.loads(line.decode("utf-8-sig"))))
         except UnicodeDecodeError as error:
-            problems.append(f"  {path}:{number}: byte {error.start + 1} of the line is not UTF-8")
+            problems.append(f"  {place}:{number}: byte {error.start + 1} of the line is not UTF-8")
         except RecursionError:
-            problems.append(f"  {path}:{number}: nested too deep")
+            problems.append(f"  {place}:{number}: nested too deep")
         except json.JSONDecodeError as error:
-            problems.append(f"  {path}:{number}: not JSON: {error.msg}, column {error.colno}")
+            problems.append(f"  {place}:{number}: not JSON: {error.msg}, column {error.colno}")
         except ValidationError as error:
-            problems += [f"  {path}:{number}: {explain(problem)}" for problem in error.errors()]
+            problems += [f"  {place}:{number}: {explain(problem)}" for problem in error.errors()]
     if problems:
         shown = problems[:50] + (
             [f"  … and {len(problems) - 50} more"] if len(problems) > 50 else []
         )
-        heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}:"
+        heading = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {place}:"
         raise DataError("\n".join([heading, *shown, *([shape] if shape else [])]))
     if not records:
-        raise DataError(f"{path} holds no {kind.__name__.lower()}. {remedy}".rstrip())
+        raise DataError(f"{place} holds no {kind.__name__.lower()}. {remedy}".rstrip())
     return records
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from coach_mlx.calls import Answer, Call
 from coach_mlx.config import load_config
-from coach_mlx.errors import BackendError, ConfigError, Stopped, ToolError
+from coach_mlx.errors import BackendError, ConfigError, DataError, Stopped, ToolError
 from coach_mlx.ledger import BudgetReached
 from coach_mlx.llm import Models
 from coach_mlx.records import Message
@@ -534,6 +534,28 @@ def test_answers_out_of_a_file_are_drawn_by_the_call(tmp_path: Path) -> None:
     drawn = {ask(tmp_path, say(str(number), model)).text for number in range(12)}
     assert drawn == {"one", "two"}
     assert ask(tmp_path, say("please help", model)).text == "three"
+
+
+def test_an_answer_out_of_a_file_may_hang_on_several_things_and_quote_the_question(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        {"text": "You said: {found}", "find": r"'([^']+)'"},
+        {"when": ["help", "now"], "text": "both"},
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    model = "scripted/lines.jsonl"
+    assert ask(tmp_path, say("he said 'rain' again", model)).text == "You said: rain"
+    assert ask(tmp_path, say("nothing to quote", model)).text == "You said: {found}"
+    assert ask(tmp_path, say("help me now", model)).text == "both"
+    assert ask(tmp_path, say("help me later", model)).text == "You said: {found}"
+
+
+@pytest.mark.parametrize("find", ["(", "no group", "(two)(groups)"])
+def test_a_pattern_that_cannot_quote_is_refused_with_its_line(tmp_path: Path, find: str) -> None:
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"text": "x", "find": find}) + "\n")
+    with pytest.raises(DataError, match=r"lines\.jsonl:1: find"):
+        ask(tmp_path, say("hello", "scripted/lines.jsonl"))
 
 
 def test_both_engines_in_this_process_answer(tmp_path: Path, smollm2: Path) -> None:

@@ -1,5 +1,6 @@
 """Two judges, one rule: what the pilot counts as passed is what the dataset keeps."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,34 @@ def test_none_an_empty_file_a_torn_line_and_a_wrong_one(tmp_path: Path) -> None:
     place.assessments.write_text(f'{line}\n{{"passed": true}}\n')
     with pytest.raises(DataError, match=r"assessments\.jsonl:2: conversation"):
         read_verdicts(place)
+
+
+def test_a_person_settles_what_needs_review_and_nothing_else() -> None:
+    unsure = verdict("a", False, unsafe=True).model_copy(update={"needs_review": ("CQ9",)})
+    mine = verdict("person/anna", True)
+    assert not standings([unsure])[TALK.id].passed
+    assert standings([unsure, mine])[TALK.id].passed
+    assert not standings([unsure, verdict("person/anna", False, unsafe=True)])[TALK.id].passed
+    certain = verdict("b", False, unsafe=True)
+    assert not standings([unsure, certain, mine])[TALK.id].passed
+    assert standings([unsure, verdict("b", True)])[TALK.id].unsafe
+
+
+def test_too_short_is_no_score_and_has_a_reason_of_its_own() -> None:
+    short = verdict("a", False).model_copy(
+        update={"score": None, "too_short": True, "failed_checks": ()}
+    )
+    assert standings([short])[TALK.id].score is None
+    assert select([TALK], [short], NOTHING_KNOWN, 0.5).dropped == {"too short to be judged": 1}
+    longer = [short, verdict("b", True)]
+    assert standings(longer)[TALK.id].score == 0.9
+    assert select([TALK], longer, NOTHING_KNOWN, 0.5).kept == [TALK]
+
+
+def test_a_line_written_by_hand_needs_eight_fields(tmp_path: Path) -> None:
+    place = Workspace(tmp_path, load_config(None))
+    place.assessments.parent.mkdir(parents=True)
+    line = verdict("person/anna", True).model_dump(exclude_defaults=True)
+    assert len(line) == 8
+    place.assessments.write_text(json.dumps(line) + "\n")
+    assert read_verdicts(place) == [verdict("person/anna", True)]

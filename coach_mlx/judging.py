@@ -1,0 +1,95 @@
+"""The judge that a config names, and what its judging costs.
+
+Reads: config/rubric.yaml, config/prices.yaml and the ledger; sends nothing. Fails: ConfigError for
+a name that is no chat model, and for all that is wrong in the rubric.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from coach_mlx import console, quote
+from coach_mlx.calls import split_name
+from coach_mlx.config import Config
+from coach_mlx.errors import ConfigError
+from coach_mlx.judge import Judge, Talk, planned_calls
+from coach_mlx.ledger import Ledger
+from coach_mlx.prices import PRICES, Prices
+from coach_mlx.records import Conversation
+from coach_mlx.rubric import RUBRIC, load_rubric
+from coach_mlx.workspace import Workspace
+
+ANSWER_WORDS = 80
+"""Of a judge's answer to one question: quotations, reasoning, and the JSON around them."""
+ENOUGH_JUDGED = 20
+
+
+def make_judge(config: Config, workspace: Workspace) -> Judge:
+    """It has nobody to ask yet: see `Judge.asking`."""
+    split_name(config.assess.judge)
+    rubric = load_rubric(workspace.find(RUBRIC))
+    return Judge(config.assess.judge, rubric, config.assess, _nobody)
+
+
+async def _nobody(_: Any) -> Any:
+    raise AssertionError("nobody was to be asked")
+
+
+def quote_judging(
+    talks: Sequence[Talk],
+    judge: Judge,
+    config: Config,
+    workspace: Workspace,
+    judged: int = 0,
+    batch: bool = False,
+) -> quote.Quote:
+    """What it costs to judge these; so many were judged the same way before."""
+    prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
+    turns = sum(talk.turns for talk in talks)
+    ledger = Ledger(workspace.calls, config.calls.budget_usd)
+    try:
+        if judged >= ENOUGH_JUDGED and quote.can_be_measured(ledger, judge.recipe, batch):
+            basis = f"what {judged} verdicts of this judge did cost"
+            factor = len(talks) / judged
+            return quote.measured(len(talks), turns, factor, ledger, judge.recipe, basis)
+        calls = [_estimated(talk) for talk in talks]
+        return quote.lay_out(calls, turns, [judge.model], prices, ledger, batch)
+    finally:
+        ledger.close()
+
+
+def _estimated(talk: Talk) -> Iterator[quote.Estimated]:
+    for call, answers in planned_calls(talk):
+        yield quote.Estimated(call, answers * ANSWER_WORDS)
+
+
+def require_leave(judge: Judge, prices: Prices, private: int, named: bool) -> None:
+    """Raises: ConfigError where conversations that may be somebody's own would leave this machine,
+    and nobody has named the judge that they would go to.
+    """
+    if not private or named or prices.is_free(judge.model):
+        return
+    raise ConfigError(
+        f"{private} of these conversations were not written by `coach generate`: they may be "
+        f"somebody's own, and {judge.model} does not run on this machine. To keep them here: "
+        "--judge ollama/NAME (or mlx/FOLDER, gguf/FILE). If they may be sent, name who reads them: "
+        f"--judge {judge.model}"
+    )
+
+
+def say_who_judges(judge: Judge, conversations: Iterable[Conversation]) -> None:
+    """What must be known of the judge: that it is none, or of the writer's own family."""
+    if split_name(judge.model)[0] == "scripted":
+        console.say(f"{judge.model} is no judge: its answers come out of a file.")
+    writers = {one.made.coach for one in conversations if one.made}
+    kin = sorted(writer for writer in writers if family(writer) == family(judge.model))
+    if kin:
+        console.say(
+            f"{judge.model} judges what its own family wrote ({', '.join(kin)}). Judges are kinder "
+            "to their own: compare with another family's now and then, --judge ollama/NAME."
+        )
+
+
+def family(model: str) -> str:
+    """The first word of a model's name: claude, qwen, llama."""
+    name = split_name(model)[1].rstrip("/").split("/")[-1].lower()
+    return name[: next((at for at, letter in enumerate(name) if not letter.isalpha()), None)]

@@ -1,0 +1,129 @@
+"""Conversations from wherever they come, as a judge can read them.
+
+Reads a file, or what is piped in (`-`): JSONL of {"messages": [...]} lines, of this project's own
+records or of labelled conversations; one JSON object; or one plain transcript, each message after
+its speaker ("Me: …", "Coach: …"). Writes nothing. Fails: DataError naming every wrong line at once.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from coach_mlx.errors import DataError
+from coach_mlx.records import Conversation, Message, Record, Risk, words_id
+from coach_mlx.workspace import parse_records
+
+SHAPE = 'A line must be {"messages": [{"role": "user", "content": "…"}, …]}.'
+ROLES = {
+    **dict.fromkeys(("person", "user", "me", "client", "human", "i"), "user"),
+    **dict.fromkeys(("coach", "assistant", "ai", "bot", "therapist"), "assistant"),
+}
+SPEAKER = re.compile(rf"^\W*({'|'.join(ROLES)})\b\W*?:\W{{0,3}}(?=\s|\w|$)", re.I)
+OF_LABELLED = {"id", "kind", "twin_of", "note", "topic", "aim", "labels"}
+
+
+class Transcript(Record):
+    """A conversation that may end with a message of the person nobody answered."""
+
+    conversation: Conversation
+    unanswered: Message | None = None
+    risk: Risk | None = None
+    """Of a labelled conversation, which has no card."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_line(cls, line: Any) -> Any:
+        """What stands in a file is a conversation: its last message is set apart where it is the
+        person's.
+        """
+        if not isinstance(line, dict):
+            raise ValueError("a line must be one JSON object")
+        if "conversation" in line:
+            return line
+        labelled = "labels" in line
+        own = {key: value for key, value in line.items() if not (labelled and key in OF_LABELLED)}
+        risk = own.pop("risk", None) if labelled else None
+        given = own.get("messages")
+        messages: list[Any] = given if isinstance(given, list) else []
+        last = messages[-1] if messages else None
+        if not isinstance(last, dict) or last.get("role") != "user":
+            return {"conversation": own, "risk": risk}
+        if not any(isinstance(one, dict) and one.get("role") == "assistant" for one in messages):
+            raise ValueError("there is no reply of the coach")
+        return {
+            "conversation": {**own, "messages": messages[:-1]},
+            "unanswered": last,
+            "risk": risk,
+        }
+
+    @property
+    def id(self) -> str:
+        """Of all words; without an unanswered message, the conversation's own."""
+        last = (self.unanswered,) if self.unanswered else ()
+        return words_id((*self.conversation.messages, *last))
+
+    @property
+    def unanswered_text(self) -> str:
+        return self.unanswered.content if self.unanswered else ""
+
+
+def read_transcripts(source: str) -> list[Transcript]:
+    """Every conversation of a file, in order; `-` for what is piped in."""
+    if source == "-":
+        if sys.stdin.isatty():
+            sys.stderr.write("Paste a conversation, then press Ctrl-D.\n")
+        return parse(sys.stdin.buffer.read(), "standard input")
+    path = Path(source).expanduser()
+    try:
+        return parse(path.read_bytes(), source)
+    except FileNotFoundError:
+        raise DataError(f"There is no {source}.") from None
+    except IsADirectoryError:
+        raise DataError(f"{source} is a folder. Name a file of conversations in it.") from None
+
+
+def parse(content: bytes, place: str) -> list[Transcript]:
+    """What was read, whatever shape it has."""
+    if not content.strip():
+        raise DataError(f"{place} is empty. {SHAPE}")
+    if not re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*\{)", content):
+        return [_plain(content, place)]
+    whole = _as_one(content)
+    return parse_records(whole or content, place, Transcript, SHAPE)
+
+
+def _as_one(content: bytes) -> bytes | None:
+    """One JSON object over several lines, or a bare list of messages, in one line; `None` where it
+    is anything else.
+    """
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps({"messages": value} if isinstance(value, list) else value).encode()
+
+
+def _plain(content: bytes, place: str) -> Transcript:
+    """A transcript with speakers; lines without one go on with what was said before."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} is not UTF-8 at byte {error.start + 1}.") from None
+    messages: list[dict[str, str]] = []
+    for number, line in enumerate(lines, start=1):
+        found = SPEAKER.match(line)
+        if found:
+            text = line[found.end() :].strip()
+            messages.append({"role": ROLES[found[1].lower()], "content": text})
+        elif messages:
+            messages[-1]["content"] += f"\n{line}"
+        elif line.strip():
+            raise DataError(
+                f"{place}:{number}: this is no conversation: nobody is named who says it. Write "
+                '"Me: …" and "Coach: …" before the messages, or give a JSONL file. ' + SHAPE
+            )
+    return parse_records(json.dumps({"messages": messages}).encode(), place, Transcript)[0]

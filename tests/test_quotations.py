@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from coach_mlx.quotations import Quotable
+from coach_mlx.records import Message
+
+TALK = (
+    Message(
+        role="user",
+        content="I said yes again \u2013 and I wanted to say \u201cno\u201d. Typical me!",
+    ),
+    Message(
+        role="assistant", content="And the yes was out\nbefore you'd heard it. Whose yes was it?"
+    ),
+    Message(role="user", content="..."),
+    Message(role="assistant", content="我听到你说了好\uff0c可是你想说不。"),
+)
+quotable = Quotable(TALK)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "I said yes again",
+        'i wanted to say "no". TYPICAL me',
+        "And the yes was out before you\u2019d heard it",
+        "And the yes … Whose yes was it?",
+        "I said yes again [...] Typical me!",
+        "Coach: the yes was out",
+        "“Whose yes was it?”",
+        "...",
+        "听到你说了好\uff0c可是你想",
+    ],
+)
+def test_what_was_written_is_found(quote: str) -> None:
+    assert quotable.holds(quote)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "I said no again",
+        "You wanted to say yes",
+        "said yes again And the yes was out",  # over two messages
+        "Whose yes was it? … And the yes was out",  # the wrong way round
+        "yes aga",  # half a word
+        "!!!",
+        "好可",
+        "the yes was out before you had heard it",
+    ],
+)
+def test_what_was_not_written_is_missing(quote: str) -> None:
+    assert quotable.missing([quote, "I said yes again"]) == [quote]
+
+
+WORDS = ["the", "rain", "sat", "down", "and", "nobody", "came", "back", "today"]
+words = st.lists(st.sampled_from(WORDS), min_size=1)
+
+
+@given(st.lists(words, min_size=1, max_size=5), st.data())
+def test_any_run_of_words_of_one_message_is_found(
+    talk: list[list[str]], data: st.DataObject
+) -> None:
+    messages = [Message(role="user", content=" ".join(one)) for one in talk]
+    chosen = data.draw(st.sampled_from(talk))
+    start = data.draw(st.integers(0, len(chosen) - 1))
+    end = data.draw(st.integers(start + 1, len(chosen)))
+    assert Quotable(messages).holds(" ".join(chosen[start:end]))
+
+
+@given(words, words)
+def test_what_is_found_stands_there(said: list[str], quote: list[str]) -> None:
+    text, wanted = " ".join(said), " ".join(quote)
+    assume(len(wanted.replace(" ", "")) < 8 or wanted.replace(" ", "") not in text.replace(" ", ""))
+    found = Quotable([Message(role="user", content=text)]).holds(wanted)
+    assert found == (f" {wanted} " in f" {text} ")
