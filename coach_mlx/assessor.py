@@ -12,6 +12,7 @@ left a verdict on it.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,13 @@ from coach_mlx.calls import split_name
 from coach_mlx.config import Config
 from coach_mlx.errors import INTERRUPTED, ConfigError, DataError, Stopped
 from coach_mlx.judge import Judge, Talk, assess, open_talk, together
-from coach_mlx.judging import make_judge, quote_judging, require_leave, say_who_judges
+from coach_mlx.judging import (
+    look_at_weights,
+    make_judge,
+    quote_judging,
+    require_leave,
+    say_who_judges,
+)
 from coach_mlx.ledger import Ledger
 from coach_mlx.llm import Models
 from coach_mlx.message_batches import Rounds
@@ -31,7 +38,7 @@ from coach_mlx.rubric import RUBRIC
 from coach_mlx.scoring import Score, compute_score
 from coach_mlx.transcripts import Transcript, read_transcripts
 from coach_mlx.verdict_table import show
-from coach_mlx.verdicts import read_verdicts
+from coach_mlx.verdicts import last_of_each_judge, read_verdicts
 from coach_mlx.workspace import Plan, Workspace, append_line
 
 __all__ = ["Score", "assess", "compute_score", "plan", "run", "show_quote"]
@@ -44,6 +51,8 @@ class Options(NamedTuple):
     file: str | None = None
     batch: bool = False
     limit: int | None = None
+    again: bool = False
+    """Ask anew where an answer could not be used."""
     named: bool = False
     """The judge was named on the command line."""
 
@@ -66,30 +75,45 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     """Judge what has no verdict of this judge yet. `left` in the result: how many still wait."""
     _require_batches(config, options)
     transcripts = _read(config, workspace, options)
-    judge = make_judge(config, workspace)
+    judge = look_at_weights(make_judge(config, workspace), config, workspace)
     prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
     private = sum(one.conversation.made is None for one in transcripts)
     require_leave(judge, prices, private, options.named)
     say_who_judges(judge, [one.conversation for one in transcripts])
-    todo = to_do(transcripts, _found(workspace, judge))
+    history = _history(workspace, judge)
+    todo = to_do(transcripts, history, options.again)
+    waiting = {_key(one) for one in todo}
+    keys = [_key(one) for one in transcripts]
+    _let_count(workspace, [history[key][-1] for key in keys if key not in waiting])
     try:
-        asyncio.run(_assess(todo[: options.limit], judge, config, workspace, options))
+        asyncio.run(_assess(todo[: options.limit], history, judge, config, workspace, options))
     except asyncio.CancelledError:
         raise Stopped(INTERRUPTED) from None
-    verdicts = _found(workspace, judge)
-    left = to_do(transcripts, verdicts)
-    chosen = [verdicts[_key(one)] for one in transcripts if _key(one) in verdicts]
+    history = _history(workspace, judge)
+    left = to_do(transcripts, history)
+    chosen = [history[_key(one)][-1] for one in transcripts if _key(one) in history]
     return {**_result(workspace, judge, config, chosen), "left": len(left)}
+
+
+def _let_count(workspace: Workspace, verdicts: Sequence[Verdict]) -> None:
+    """Write verdicts again that are used again and were overtaken, by this judge with other
+    settings: what is shown is what counts. One without a card never outweighs one with it.
+    """
+    counting = last_of_each_judge(read_verdicts(workspace) or ())
+    for one in verdicts:
+        now = counting[one.conversation, one.judge]
+        if now != one and (one.risk is not None or now.risk is None):
+            append_line(workspace.assessments, one.model_dump_json(exclude_defaults=True))
 
 
 def show_quote(config: Config, workspace: Workspace, options: Options) -> dict[str, Any]:
     """What the judging of all that is left would cost; nothing is sent."""
     _require_batches(config, options)
-    judge = make_judge(config, workspace)
-    verdicts = _found(workspace, judge)
-    left = to_do(_read(config, workspace, options), verdicts)[: options.limit]
+    judge = look_at_weights(make_judge(config, workspace), config, workspace)
+    history = _history(workspace, judge)
+    left = to_do(_read(config, workspace, options), history, options.again)[: options.limit]
     talks = [open_transcript(one, judge) for one in left]
-    found = quote_judging(talks, judge, config, workspace, len(verdicts), options.batch)
+    found = quote_judging(talks, judge, config, workspace, len(history), options.batch)
     return quote.show({"judging": found}, config.calls.budget_usd)
 
 
@@ -125,14 +149,37 @@ def _key(transcript: Transcript) -> Key:
     return transcript.id, card.risk if card else transcript.risk
 
 
-def _found(workspace: Workspace, judge: Judge) -> dict[Key, Verdict]:
-    """The verdicts of this very judge."""
-    verdicts = read_verdicts(workspace) or []
-    return {(one.conversation, one.risk): one for one in verdicts if one.recipe == judge.recipe}
+History = dict[Key, list[Verdict]]
 
 
-def to_do(transcripts: Iterable[Transcript], verdicts: dict[Key, Verdict]) -> list[Transcript]:
-    return [one for one in transcripts if _key(one) not in verdicts]
+def _history(workspace: Workspace, judge: Judge) -> History:
+    """All verdicts of this very judge, the last one last."""
+    found: History = defaultdict(list)
+    for one in read_verdicts(workspace) or []:
+        if one.recipe == judge.recipe:
+            found[one.conversation, one.risk].append(one)
+    return dict(found)
+
+
+def to_do(
+    transcripts: Iterable[Transcript], history: History, again: bool = False
+) -> list[Transcript]:
+    """What has no verdict; `again`, also what had answers that cannot be used."""
+
+    def wanted(verdicts: list[Verdict]) -> bool:
+        return not verdicts or (again and bool(_in_vain(verdicts)))
+
+    return [one for one in transcripts if wanted(history.get(_key(one), []))]
+
+
+def _in_vain(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """The criteria that the last verdict has no usable answer for, and how often that was so. What
+    waits for a person is not asked again.
+    """
+    if not verdicts:
+        return {}
+    names = set(verdicts[-1].errors) - set(verdicts[-1].needs_review)
+    return {name: sum(name in one.errors for one in verdicts) for name in names}
 
 
 def open_transcript(transcript: Transcript, judge: Judge) -> Talk:
@@ -141,6 +188,7 @@ def open_transcript(transcript: Transcript, judge: Judge) -> Talk:
 
 async def _assess(
     todo: Sequence[Transcript],
+    history: History,
     judge: Judge,
     config: Config,
     workspace: Workspace,
@@ -158,6 +206,7 @@ async def _assess(
                     judge,
                     transcript.risk,
                     transcript.unanswered_text,
+                    _in_vain(history.get(_key(transcript), [])),
                 )
                 append_line(workspace.assessments, verdict.model_dump_json(exclude_defaults=True))
                 budget = f"${models.ledger.spent_usd:.2f} of ${models.ledger.budget_usd:.2f}"
@@ -176,7 +225,7 @@ def _result(
     show(verdicts, judge.rubric)
     ledger = Ledger(workspace.calls, config.calls.budget_usd)
     try:
-        usd = ledger.group_usd(judge.recipe)
+        usd = ledger.group_usd(judge.group)
     finally:
         ledger.close()
     judged = [one for one in verdicts if not one.too_short]
@@ -205,5 +254,5 @@ def _require_answers(judge: Judge, judged: Sequence[Verdict]) -> None:
         raise DataError(
             f"{unusable} of {asked} answers of {judge.model} cannot be used (the first: {why}). It "
             "may be too small for a judge. What was answered is kept. Try another: --judge "
-            "provider/name"
+            "provider/name; or ask it once more for these: --again"
         )

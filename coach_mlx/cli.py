@@ -229,12 +229,15 @@ def _assess(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Judge at most so many now.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask anew where an answer could not be used.")
+    ] = False,
 ) -> None:
     from coach_mlx import assessor
 
     chosen = [f"assess.judge={judge}"] if judge else []
     loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
-    options = assessor.Options(file, batch, limit, judge is not None)
+    options = assessor.Options(file, batch, limit, again, judge is not None)
     with place.lock():
         if quote:
             _print({"stage": "assess", **assessor.show_quote(loaded, place, options)})
@@ -319,13 +322,15 @@ def judge_passport(
     workspace: WorkspaceOption = Path(),
     judge: JudgeOption = None,
     votes: Annotated[
-        int, typer.Option("--votes", min=1, max=25, help="Ask each criterion so often.")
-    ] = 3,
+        int | None,
+        typer.Option("--votes", min=1, max=25, help="Ask each so often, in place of assess.votes."),
+    ] = None,
     quote: QuoteOption = False,
 ) -> None:
     from coach_mlx import judge_passport as module
 
-    chosen = [f"assess.votes={votes}", *([f"assess.judge={judge}"] if judge else [])]
+    given = {"assess.judge": judge, "assess.votes": votes}
+    chosen = [f"{key}={value}" for key, value in given.items() if value is not None]
     loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
     with place.lock():
         act = module.show_quote if quote else module.run

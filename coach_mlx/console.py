@@ -15,8 +15,12 @@ PLAIN_SECONDS = 10.0
 SHOWN_PLACES = 12
 
 
+CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def say(text: str) -> None:
-    """One line for the person."""
+    """One line for the person; codes that a model wrote do not reach the terminal."""
+    text = text.translate(CONTROLS)
     _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 

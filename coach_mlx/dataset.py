@@ -81,18 +81,23 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 def _verdicts_on(
     conversations: Sequence[Conversation], workspace: Workspace
 ) -> list[Verdict] | None:
-    """The verdicts, where there are any on these conversations."""
+    """The verdicts, `None` where nothing was judged. Raises: DataError where all that was judged is
+    something else.
+    """
     verdicts, name = read_verdicts(workspace), workspace.shown(workspace.assessments)
-    why = f"there is no {name}" if verdicts is None else ""
-    if verdicts and not {one.conversation for one in verdicts} & {one.id for one in conversations}:
-        why = f"{name} holds verdicts on other conversations only"
-    if not why:
-        return verdicts
-    console.say(
-        f"Nothing was judged: {why}. The detectors alone decide what is used. To judge: coach "
-        "assess"
-    )
-    return None
+    if verdicts is None:
+        console.say(
+            f"Nothing was judged: there is no {name}. The detectors alone decide what is used. To "
+            "judge: coach assess"
+        )
+    elif verdicts and not {one.conversation for one in verdicts} & {
+        one.id for one in conversations
+    }:
+        raise DataError(
+            f"{name} holds verdicts on other conversations only. Judge these with: coach assess. "
+            "Or, to go without a judge, move that file away."
+        )
+    return verdicts
 
 
 def _source(config: Config, workspace: Workspace) -> Path:

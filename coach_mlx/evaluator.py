@@ -18,8 +18,8 @@ from coach_mlx import console, llama_runtime, mlx_runtime, report
 from coach_mlx.chat_format import Encoded, encode_conversation, encode_prompt, split_conversation
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, ToolError
-from coach_mlx.judging import make_judge
-from coach_mlx.passport import look_up
+from coach_mlx.judging import look_at_weights, make_judge
+from coach_mlx.passport import Standing, look_up
 from coach_mlx.records import Conversation, LossRecord, ReplyRecord, content_hash
 from coach_mlx.stats import PairedComparison, compare_pairs
 from coach_mlx.workspace import Plan, Workspace, read_conversations, read_jsonl, stamp, write_whole
@@ -66,7 +66,7 @@ def plan(config: Config, workspace: Workspace) -> Plan:
     settings = {
         "seed": config.seed,
         "modelfile": workspace.shown(workspace.modelfile),
-        "judge": look_up(workspace, make_judge(config, workspace)).say(),
+        "judge": _judge_known(config, workspace).say(),
     }
     return Plan(inputs, reports, {**settings, **config.evaluate.model_dump()})
 
@@ -304,9 +304,14 @@ def _compare(
     }
 
 
+def _judge_known(config: Config, workspace: Workspace) -> Standing:
+    judge = look_at_weights(make_judge(config, workspace), config, workspace, files_only=True)
+    return look_up(workspace, judge)
+
+
 def _safety(config: Config, workspace: Workspace) -> str:
     """What is known of safety: nothing here judges a reply, and of who could, how far."""
-    standing = look_up(workspace, make_judge(config, workspace))
+    standing = _judge_known(config, workspace)
     weak = standing.why_not_safe()
     more = f" And no result of this judge could be called safe: {weak}." if weak else ""
     return (

@@ -29,6 +29,7 @@ from coach_mlx.judge_prompt import (
 )
 from coach_mlx.quotations import Quotable
 from coach_mlx.records import (
+    SAFETY,
     Conversation,
     Mark,
     Message,
@@ -38,12 +39,14 @@ from coach_mlx.records import (
     content_hash,
     words_id,
 )
-from coach_mlx.rubric import SAFETY, Criterion, Rubric
+from coach_mlx.rubric import Criterion, Rubric
 from coach_mlx.scoring import Score, compute_score
 from coach_mlx.votes import checked, combine, decide, read_sheet, unusable
 
 Ask = Callable[[Call], Awaitable[Answer]]
 CHANCES = 2
+ROUND = 100
+"""Samples are counted on from here where a criterion is asked anew; more than the most votes."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,33 @@ class Judge:
     rubric: Rubric
     settings: AssessSection
     ask: Ask
+    weights: str | None = None
+    """What tells a model on this machine from others of its name; `None` where nobody has looked,
+    or a service does not say.
+    """
+    books: str = "assess"
+    """The command that its calls are booked under."""
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What makes two verdicts comparable: whoever changes one of these is another judge."""
         return {
             "judge": self.model,
+            "weights": content_hash(self.weights)[:12] if self.weights else None,
             "rubric": content_hash(self.rubric.model_dump(mode="json"))[:12],
             "prompt": prompt_hash(self.rubric),
-            **self.settings.model_dump(include={"mode", "temperature", "effort"}),
+            **self.settings.model_dump(exclude={"judge"}),
         }
 
     @cached_property
     def recipe(self) -> str:
-        """Twelve hex digits of the facts and the number of votes."""
-        more = self.settings.model_dump(include={"votes", "safety_votes", "max_answer_tokens"})
-        return content_hash({**self.facts, **more})[:12]
+        """Twelve hex digits of the facts."""
+        return content_hash(self.facts)[:12]
+
+    @property
+    def group(self) -> str:
+        """Under which the ledger counts what its calls cost."""
+        return f"{self.books}:{self.recipe}"
 
     @cached_property
     def system(self) -> tuple[str, ...]:
@@ -97,6 +111,8 @@ class Talk(NamedTuple):
     """The call without its question: what all questions about this conversation share."""
     only: frozenset[str] | None = None
     """Ask about these criteria alone; `None` for all."""
+    anew: Mapping[str, int] = {}
+    """How often each criterion was asked in vain before."""
 
     @property
     def asked(self) -> list[Criterion]:
@@ -114,15 +130,20 @@ class Talk(NamedTuple):
 
 
 async def assess(
-    conversation: Conversation, judge: Judge, risk: Risk | None = None, unanswered: str = ""
+    conversation: Conversation,
+    judge: Judge,
+    risk: Risk | None = None,
+    unanswered: str = "",
+    anew: Mapping[str, int] | None = None,
 ) -> Verdict:
     """What the judge makes of the conversation. `risk` is the card's, where the conversation brings
-    none; `unanswered` what the person wrote last and nobody answered.
+    none; `unanswered` what the person wrote last and nobody answered; `anew` how often each
+    criterion was asked in vain before.
 
     Too few turns are `too_short`, and nothing is asked. Raises what `ask` raises, once all that was
     under way has come home.
     """
-    talk = open_talk(conversation, judge, risk, unanswered)
+    talk = open_talk(conversation, judge, risk, unanswered)._replace(anew=anew or {})
     if talk.turns < judge.rubric.min_turns:
         return _verdict(talk, unanswered, {})
     return _verdict(talk, unanswered, await ask_votes(talk))
@@ -146,7 +167,7 @@ def open_talk(
         schema=Finding,
         temperature=settings.temperature,
         effort=settings.effort,
-        group=judge.recipe,
+        group=judge.group,
     )
     return Talk(judge, messages, conversation.turns, risk, Quotable(messages), opening)
 
@@ -180,7 +201,11 @@ async def _one_by_one(talk: Talk) -> Votes:
     """Every criterion by itself. The first call goes alone: the others find the conversation in the
     cache that it leaves behind.
     """
-    wanted = [(one, sample) for one in talk.asked for sample in range(talk.judge.votes(one))]
+    wanted = [
+        (one, ROUND * talk.anew.get(one.id, 0) + sample)
+        for one in talk.asked
+        for sample in range(talk.judge.votes(one))
+    ]
     first, *rest = ((one.id, _vote(talk, one, sample)) for one, sample in wanted)
     found: dict[str, list[Vote]] = {one.id: [] for one in talk.asked}
     try:
@@ -232,8 +257,9 @@ async def _finding(talk: Talk, note: str, sample: int) -> Vote:
 async def _sheets(talk: Talk) -> Votes:
     """All criteria in one call, as often as the one with the most votes wants."""
     most = max(talk.judge.votes(one) for one in talk.asked)
-    sheets = [await _sheet(talk, 0)]
-    sheets += await together([_sheet(talk, sample) for sample in range(1, most)])
+    first = ROUND * max(talk.anew.values(), default=0)
+    sheets = [await _sheet(talk, first)]
+    sheets += await together([_sheet(talk, first + sample) for sample in range(1, most)])
     return {
         one.id: tuple(_read(one, sheet, talk) for sheet in sheets[: talk.judge.votes(one)])
         for one in talk.asked

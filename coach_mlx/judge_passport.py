@@ -9,6 +9,7 @@ reached.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +22,19 @@ from coach_mlx.documents import explain
 from coach_mlx.errors import INTERRUPTED, DataError, Stopped
 from coach_mlx.injections import INJECTIONS, Injected, inject, load_injections
 from coach_mlx.judge import Judge, Talk, ask_votes, assess, open_talk
-from coach_mlx.judging import make_judge, quote_judging, require_leave, say_who_judges
+from coach_mlx.judging import (
+    look_at_weights,
+    make_judge,
+    quote_judging,
+    require_leave,
+    say_who_judges,
+)
 from coach_mlx.ledger import Ledger, Totals
 from coach_mlx.llm import Models
-from coach_mlx.passport import MOST_MOVED, PASSING, Passport, Rate, rate
+from coach_mlx.passport import LEAST_SPECIFICITY, MOST_MOVED, PASSING, Passport, Rate, rate
 from coach_mlx.prices import PRICES, Prices
 from coach_mlx.records import Conversation, Mark, Verdict
-from coach_mlx.rubric import CRITERIA, Labelled
+from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.votes import decide
 from coach_mlx.workspace import Workspace, read_records, stamp
 
@@ -46,7 +53,6 @@ class Measured(NamedTuple):
 
     verdicts: dict[str, Verdict]
     injected: dict[int, dict[str, Mark]]
-    identity: str
 
 
 class Options(NamedTuple):
@@ -59,8 +65,8 @@ SHIPPED = Options()
 
 
 def run(config: Config, workspace: Workspace, options: Options = SHIPPED) -> dict[str, Any]:
-    material = _read(workspace, options.file)
-    judge = make_judge(config, workspace)
+    judge = _judge(config, workspace)
+    material = _read(workspace, options.file, judge.rubric)
     prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
     private = len(material.labelled) if options.file else 0
     require_leave(judge, prices, private, options.named)
@@ -71,7 +77,7 @@ def run(config: Config, workspace: Workspace, options: Options = SHIPPED) -> dic
         raise Stopped(INTERRUPTED) from None
     ledger = Ledger(workspace.calls, config.calls.budget_usd)
     try:
-        spent = ledger.totals(group=judge.recipe)
+        spent = ledger.totals(group=judge.group)
     finally:
         ledger.close()
     made = make_passport(material, judge, measured, spent)
@@ -81,18 +87,23 @@ def run(config: Config, workspace: Workspace, options: Options = SHIPPED) -> dic
 
 def show_quote(config: Config, workspace: Workspace, options: Options = SHIPPED) -> dict[str, Any]:
     """What it would cost; nothing is sent."""
-    material = _read(workspace, options.file)
-    judge = make_judge(config, workspace)
+    judge = _judge(config, workspace)
+    material = _read(workspace, options.file, judge.rubric)
     talks = [_talk(one, judge) for one in material.labelled]
     talks += [_injected_talk(one, judge) for one in material.injected]
     found = quote_judging(talks, judge, config, workspace)
     return quote.show({"passport": found}, config.calls.budget_usd)
 
 
-def _read(workspace: Workspace, file: str | None) -> Material:
+def _judge(config: Config, workspace: Workspace) -> Judge:
+    judge = look_at_weights(make_judge(config, workspace), config, workspace)
+    return replace(judge, books="passport")
+
+
+def _read(workspace: Workspace, file: str | None, rubric: Rubric) -> Material:
     path = Path(file).expanduser() if file else workspace.find(LABELS)
     labelled = read_records(path, Labelled, 'A line must hold "messages" and "labels".')
-    problems = [f"  {one.id}: {wrong}" for one in labelled for wrong in _wrong(one)]
+    problems = [f"  {one.id}: {wrong}" for one in labelled for wrong in _wrong(one, rubric)]
     twice = {one.id for one in labelled if sum(one.id == other.id for other in labelled) > 1}
     problems += [f"  {name}: stands more than once" for name in sorted(twice)]
     if problems:
@@ -105,15 +116,22 @@ def _read(workspace: Workspace, file: str | None) -> Material:
     return Material(path, labelled, list(inject(injections, labelled)))
 
 
-def _wrong(one: Labelled) -> list[str]:
+def _wrong(one: Labelled, rubric: Rubric) -> list[str]:
     missing = set(CRITERIA) ^ set(one.labels)
     if missing:
         return [f"labels missing or unknown: {', '.join(sorted(missing))}"]
     try:
-        Conversation(messages=one.messages)
+        turns = Conversation(messages=one.messages).turns
     except ValidationError as error:
         return [explain(problem) for problem in error.errors()]
-    return []
+    if turns < rubric.min_turns:
+        return [f"{turns} turns are too short to be judged, from {rubric.min_turns} on"]
+    return [
+        f"{name} is {one.labels[name].answer}; with {turns} turns and risk {one.risk} it "
+        + ("applies" if applies else "is NA")
+        for name, applies in rubric.applicability(turns, one.risk).items()
+        if (one.labels[name].answer == "NA") == applies
+    ]
 
 
 def _talk(one: Labelled, judge: Judge) -> Talk:
@@ -146,23 +164,21 @@ async def _measure(
 
             await models.each(todo[:1], one, [judge.model])  # fills the cache for all others
             await models.each(todo[1:], one, [judge.model])
-        return Measured(verdicts, turned, await models.identity(judge.model))
+        return Measured(verdicts, turned)
 
 
 def make_passport(material: Material, judge: Judge, measured: Measured, spent: Totals) -> Passport:
     labelled, verdicts = material.labelled, measured.verdicts
-    injections, turned = _injections(material.injected, verdicts, measured.injected)
+    injections, turned, silenced = _injections(material.injected, verdicts, measured.injected)
     return Passport(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         facts=judge.facts,
-        identity=measured.identity,
-        votes=judge.settings.votes,
-        safety_votes=judge.settings.safety_votes or judge.settings.votes,
         labels=stamp(material.path).sha256[:12],
         labelled=len(labelled),
         criteria=tuple(passport.measure_criterion(name, labelled, verdicts) for name in CRITERIA),
         mutants=passport.measure_mutants(labelled, verdicts),
         injections=injections,
+        silenced=silenced,
         turned=turned,
         calls=spent.calls,
         usd=round(spent.usd + spent.lost_usd, 9),
@@ -173,9 +189,11 @@ def _injections(
     injected: Sequence[Injected],
     verdicts: Mapping[str, Verdict],
     after: Mapping[int, Mapping[str, Mark]],
-) -> tuple[Rate, tuple[str, ...]]:
-    """Of the answers that were not what a text wanted, those that are now."""
-    could, turned = 0, []
+) -> tuple[Rate, tuple[str, ...], int]:
+    """Of the answers that were not what a text wanted, those that are now; and how many cannot be
+    used any more.
+    """
+    could, silenced, turned = 0, 0, []
     for place, one in enumerate(injected):
         wanted: tuple[Mark, ...] = PASSING if one.injection.wants == "YES" else ("NO",)
         other: tuple[Mark, ...] = ("NO",) if one.injection.wants == "YES" else PASSING
@@ -183,12 +201,13 @@ def _injections(
             if verdicts[one.carrier.id].answers[criterion] not in other:
                 continue
             could += 1
+            silenced += answer == "ERROR"
             if answer in wanted:
                 whose = "person's" if one.speaker == "user" else "coach's"
                 turned.append(
                     f"{one.injection.id} in the {whose} words, {one.carrier.id}, {criterion}"
                 )
-    return rate(len(turned), could), tuple(turned)
+    return rate(len(turned), could), tuple(turned), silenced
 
 
 # --- what it says
@@ -198,7 +217,7 @@ def _show(made: Passport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(f"The passport of {made.facts['judge']}, votes: {made.votes}")
+    title = Text(f"The passport of {made.facts['judge']}, votes: {made.facts['votes']}")
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     for heading in ("", "n", "sensitivity", "specificity", "kappa", "ans.", "flips"):
         table.add_column(heading, no_wrap=True)
@@ -218,6 +237,9 @@ def _show(made: Passport) -> None:
     for one in made.criteria:
         if one.standing == "advisory":
             console.say(f"{one.criterion} is advisory: {one.why}.")
+        share = one.specificity.share
+        if share is not None and share < LEAST_SPECIFICITY:
+            console.say(f"{one.criterion}: of what is well, it lets {share:.0%} pass.")
     _show_mutants(made)
     _show_injections(made)
     console.say(f"Cost: ${made.usd:.2f} for {made.calls:,} calls.")
@@ -241,6 +263,8 @@ def _show_injections(made: Passport) -> None:
         if share is not None
         else "No injected text could turn anything: no answer of the judge was theirs to turn."
     )
+    if made.silenced:
+        console.say(f"  and {made.silenced} answers cannot be used any more.")
     for place in made.turned[:SHOWN_TURNED]:
         console.say(f"  {place}")
     if len(made.turned) > SHOWN_TURNED:
@@ -267,7 +291,7 @@ def _result(made: Passport, path: str) -> dict[str, Any]:
     return {
         "command": "judge-passport",
         "judge": made.facts["judge"],
-        "votes": made.votes,
+        "votes": made.facts["votes"],
         "labelled": made.labelled,
         "gating": [one.criterion for one in made.criteria if one.standing == "gating"],
         "advisory": list(made.advisory),

@@ -4,15 +4,19 @@ Reads: config/rubric.yaml, config/prices.yaml and the ledger; sends nothing. Fai
 a name that is no chat model, and for all that is wrong in the rubric.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coach_mlx import console, quote
 from coach_mlx.calls import split_name
 from coach_mlx.config import Config
-from coach_mlx.errors import ConfigError
+from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.judge import Judge, Talk, planned_calls
 from coach_mlx.ledger import Ledger
+from coach_mlx.llm import Models
 from coach_mlx.prices import PRICES, Prices
 from coach_mlx.records import Conversation
 from coach_mlx.rubric import RUBRIC, load_rubric
@@ -21,6 +25,7 @@ from coach_mlx.workspace import Workspace
 ANSWER_WORDS = 80
 """Of a judge's answer to one question: quotations, reasoning, and the JSON around them."""
 ENOUGH_JUDGED = 20
+FILES = ("mlx", "gguf", "scripted")
 
 
 def make_judge(config: Config, workspace: Workspace) -> Judge:
@@ -32,6 +37,25 @@ def make_judge(config: Config, workspace: Workspace) -> Judge:
 
 async def _nobody(_: Any) -> Any:
     raise AssertionError("nobody was to be asked")
+
+
+def look_at_weights(
+    judge: Judge, config: Config, workspace: Workspace, files_only: bool = False
+) -> Judge:
+    """The judge, told from others of its name. A service does not say, and what is not there has no
+    weights; `files_only` opens no connection either.
+    """
+    provider = split_name(judge.model)[0]
+    if provider == "anthropic" or (files_only and provider not in FILES):
+        return judge
+
+    async def look() -> str:
+        async with Models(config, workspace) as models:
+            return await models.identity(judge.model)
+
+    with contextlib.suppress(ToolError, BackendError, DataError):
+        return replace(judge, weights=asyncio.run(look()))
+    return judge
 
 
 def quote_judging(
@@ -47,10 +71,10 @@ def quote_judging(
     turns = sum(talk.turns for talk in talks)
     ledger = Ledger(workspace.calls, config.calls.budget_usd)
     try:
-        if judged >= ENOUGH_JUDGED and quote.can_be_measured(ledger, judge.recipe, batch):
+        if judged >= ENOUGH_JUDGED and quote.can_be_measured(ledger, judge.group, batch):
             basis = f"what {judged} verdicts of this judge did cost"
             factor = len(talks) / judged
-            return quote.measured(len(talks), turns, factor, ledger, judge.recipe, basis)
+            return quote.measured(len(talks), turns, factor, ledger, judge.group, basis)
         calls = [_estimated(talk) for talk in talks]
         return quote.lay_out(calls, turns, [judge.model], prices, ledger, batch)
     finally:
@@ -91,5 +115,5 @@ def say_who_judges(judge: Judge, conversations: Iterable[Conversation]) -> None:
 
 def family(model: str) -> str:
     """The first word of a model's name: claude, qwen, llama."""
-    name = split_name(model)[1].rstrip("/").split("/")[-1].lower()
+    name = model.rstrip("/").split("/")[-1].lower()
     return name[: next((at for at, letter in enumerate(name) if not letter.isalpha()), None)]

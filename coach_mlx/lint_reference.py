@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from coach_mlx.console import Check
 from coach_mlx.detectors import detect
 from coach_mlx.probes import FAMILIES, Probe
-from coach_mlx.rubric import CRITERIA, SAFETY, Labelled, Rubric
+from coach_mlx.records import SAFETY
+from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.rules_crisis import METHOD, UNSAFE_WORDING
 from coach_mlx.rules_medicine import DOSE
 from coach_mlx.talk import Known, Speech, overlap

@@ -13,6 +13,7 @@ from coach_mlx import egress
 from coach_mlx.calls import BUSY, Broken, Busy, Call, Outcome, Reply, Usage, retry_after
 from coach_mlx.errors import BackendError, ConfigError, ToolError
 from coach_mlx.keys import find_key, scrub, stored_key
+from coach_mlx.prices import LOCAL_HOSTS
 
 FINISHED: dict[str | None, Outcome] = {
     "stop": "ok",
@@ -34,6 +35,12 @@ class OllamaBackend:
         self._client = ollama.AsyncClient(
             timeout=timeout_seconds, event_hooks=egress.hooks(egress_log)
         )
+        host = self._client._client.base_url.host
+        if host not in (*LOCAL_HOSTS, "0.0.0.0", "::"):
+            raise ConfigError(
+                f"OLLAMA_HOST names another machine ({host}), and what is said would go there. To "
+                "stay on this one: unset OLLAMA_HOST"
+            )
 
     async def identity(self) -> str:
         """The digest of the weights, so that a model pulled anew gives new answers."""

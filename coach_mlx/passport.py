@@ -6,19 +6,24 @@ interval is at least 0.80, and advisory otherwise. A passport holds for one judg
 and settings: `look_up` says what has changed since.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from coach_mlx.judge import Judge
-from coach_mlx.records import Mark, Record, Verdict, Vote
-from coach_mlx.rubric import CRITERIA, SAFETY, Labelled
+from coach_mlx.records import SAFETY, Mark, Record, Verdict, Vote
+from coach_mlx.rubric import CRITERIA, Labelled
 from coach_mlx.stats import cohens_kappa, wilson_interval
-from coach_mlx.workspace import Workspace, read_records, write_whole
+from coach_mlx.workspace import Workspace, write_whole
 
 GATING_FROM = 0.80
 LEAST_FAILURES = 16
 """Fewer true failures cannot show it: all of 15 found have a lower bound of 0.796."""
 MOST_MOVED = 0.01
+LEAST_SPECIFICITY = 0.80
+"""Below it, what the judge rejects says little."""
 PASSING: tuple[Mark, ...] = ("YES", "NA")
 
 
@@ -74,10 +79,6 @@ class Passport(Record):
     made: str
     facts: dict[str, Any]
     """Judge, rubric, prompt and settings: what it holds for."""
-    identity: str
-    """Of a local model's weights."""
-    votes: int
-    safety_votes: int
     labels: str
     """Hash of the labelled conversations."""
     labelled: int
@@ -85,6 +86,8 @@ class Passport(Record):
     mutants: tuple[Mutant, ...]
     injections: Rate
     """Of the answers that an injected text wanted to turn, turned."""
+    silenced: int
+    """Of the same answers, those that cannot be used any more."""
     turned: tuple[str, ...]
     """Which text, in whose message, on which criterion."""
     calls: int
@@ -164,7 +167,7 @@ def measure_mutants(
 
 
 def keep(workspace: Workspace, passport: Passport, recipe: str) -> str:
-    path = workspace.passports / f"{recipe}.json"
+    path = workspace.passports / f"{recipe}-{passport.labels}.json"
     write_whole(path, passport.model_dump_json() + "\n")
     return workspace.shown(path)
 
@@ -182,7 +185,7 @@ class Standing(NamedTuple):
             return self.reason
         gating = [one.criterion for one in self.passport.criteria if one.standing == "gating"]
         return (
-            f"{self.passport.facts['judge']}, votes: {self.passport.votes}, "
+            f"{self.passport.facts['judge']}, votes: {self.passport.facts['votes']}, "
             f"{self.passport.labelled} labelled conversations, {self.passport.made[:10]}: gating "
             f"on {', '.join(gating) or 'nothing'}; advisory on "
             f"{', '.join(self.passport.advisory) or 'nothing'}"
@@ -206,14 +209,13 @@ def look_up(workspace: Workspace, judge: Judge) -> Standing:
     """The newest passport of this very judge."""
     command = f"coach judge-passport --judge {judge.model}"
     found = sorted(_kept(workspace), key=lambda one: one.made)
-    own = [one for one in found if one.facts == judge.facts]
+    own = [one for one in found if not _changed(one, judge)]
     if own:
         return Standing(own[-1], "")
     older = [one for one in found if one.facts.get("judge") == judge.model]
     if not older:
         return Standing(None, f"{judge.model} has no passport. Type: {command}")
-    keys = sorted(judge.facts.keys() | older[-1].facts.keys())
-    changed = [key for key in keys if judge.facts.get(key) != older[-1].facts.get(key)]
+    changed = _changed(older[-1], judge)
     return Standing(
         None,
         f"the passport of {judge.model} is stale: {', '.join(changed)} changed since "
@@ -221,9 +223,17 @@ def look_up(workspace: Workspace, judge: Judge) -> Standing:
     )
 
 
+def _changed(passport: Passport, judge: Judge) -> list[str]:
+    """What of the judge is not as it was; weights that nobody has looked at are believed."""
+    unknown = {"weights"} if judge.weights is None else set()
+    keys = sorted((judge.facts.keys() | passport.facts.keys()) - unknown)
+    return [key for key in keys if judge.facts.get(key) != passport.facts.get(key)]
+
+
 def _kept(workspace: Workspace) -> list[Passport]:
-    return [
-        passport
-        for path in sorted(workspace.passports.glob("*.json"))
-        for passport in read_records(path, Passport)
-    ]
+    """Every passport that can be read; another version's is none."""
+    found = []
+    for path in sorted(workspace.passports.glob("*.json")):
+        with contextlib.suppress(ValidationError, OSError):
+            found.append(Passport.model_validate_json(path.read_bytes()))
+    return found

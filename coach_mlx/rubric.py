@@ -18,8 +18,6 @@ from coach_mlx.records import Conversation, Message, Record, Risk, Topic
 
 RUBRIC = "config/rubric.yaml"
 CRITERIA = ("CQ1", "CQ2", "CQ3", "CQ4", "CQ5", "CQ6", "CQ7", "CQ8", "CQ9", "CP1", "CP2", "CP3")
-SAFETY = ("CQ8", "CQ9")
-"""The gate: one of them failed, and nothing else counts."""
 Answer = Literal["YES", "NO", "NA"]
 
 

@@ -10,8 +10,8 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple, get_args
 
-from coach_mlx.records import Mark
-from coach_mlx.rubric import RUBRIC, SAFETY, Criterion, Rubric, load_rubric
+from coach_mlx.records import SAFETY, Mark
+from coach_mlx.rubric import RUBRIC, Criterion, Rubric, load_rubric
 from coach_mlx.workspace import PROJECT
 
 MARKS = frozenset(get_args(Mark))

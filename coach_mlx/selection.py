@@ -18,6 +18,7 @@ NOT_JUDGED = "not judged"
 UNSAFE = "safety gate failed"
 BELOW = "below the rubric's threshold"
 TOO_SHORT = "too short to be judged"
+UNSURE = "no usable answer on safety"
 NEAR = "near-duplicate"
 
 
@@ -74,7 +75,9 @@ def _judged(standing: Standing | None) -> str | None:
         return UNSAFE
     if standing.too_short:
         return TOO_SHORT
-    return None if standing.passed else BELOW
+    if standing.passed:
+        return None
+    return UNSURE if standing.unsure else BELOW
 
 
 def _detected(conversation: Conversation, known: Known) -> str | None:

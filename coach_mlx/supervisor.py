@@ -9,6 +9,7 @@ in the answers that are on their way, and ends. A second Ctrl-C ends it at once.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,12 +45,13 @@ def is_alive(process: str) -> bool:
 
 def run(arguments: Sequence[str]) -> int:
     """Start the worker and wait for it; its exit code."""
+    _open_standard_streams()
     ours, theirs = os.pipe()
     command = [sys.executable, "-P", "-m", "coach_mlx.cli", *arguments]
     worker = subprocess.Popen(
         command,
         env={**os.environ, LIFELINE: f"{ours}:{os.getpid()}"},
-        pass_fds=(ours,),
+        pass_fds=(ours, *_named_descriptors(arguments)),
         start_new_session=True,
     )
     os.close(ours)
@@ -77,6 +79,23 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"The process at work was ended by {name}. The same command goes on.\n")
         return 128 - code
     return code
+
+
+def _open_standard_streams() -> None:
+    """What was closed for this process is nowhere: otherwise a pipe would take its number, and the
+    worker would read its own lifeline as what is piped in.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def _named_descriptors(arguments: Sequence[str]) -> list[int]:
+    """Of arguments such as /dev/fd/63, which a shell makes of <(a command)."""
+    named = (re.fullmatch(r"/dev/fd/(\d+)", argument) for argument in arguments)
+    return [int(found[1]) for found in named if found]
 
 
 @contextlib.contextmanager

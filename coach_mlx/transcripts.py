@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
+from coach_mlx.documents import explain
 from coach_mlx.errors import DataError
 from coach_mlx.records import Conversation, Message, Record, Risk, words_id
 from coach_mlx.workspace import parse_records
@@ -22,7 +23,11 @@ ROLES = {
     **dict.fromkeys(("person", "user", "me", "client", "human", "i"), "user"),
     **dict.fromkeys(("coach", "assistant", "ai", "bot", "therapist"), "assistant"),
 }
-SPEAKER = re.compile(rf"^\W*({'|'.join(ROLES)})\b\W*?:\W{{0,3}}(?=\s|\w|$)", re.I)
+SPEAKER = re.compile(rf"^[\W_]*({'|'.join(ROLES)})(?![^\W_])[ *_]*:[*_]*[ \t]*", re.I)
+STRANGER = re.compile(
+    r"^\W*(?:[A-Z][\w.'-]*\s+){0,3}\(?(?:coach|assistant|therapist|client|user|person)\)?\s*:", re.I
+)
+"""Somebody who says who they are in another way: "Anna (coach):", "Dr. Coach:"."""
 OF_LABELLED = {"id", "kind", "twin_of", "note", "topic", "aim", "labels"}
 
 
@@ -74,6 +79,8 @@ class Transcript(Record):
 def read_transcripts(source: str) -> list[Transcript]:
     """Every conversation of a file, in order; `-` for what is piped in."""
     if source == "-":
+        if sys.stdin is None:
+            raise DataError(f"Nothing is piped in. {SHAPE}")
         if sys.stdin.isatty():
             sys.stderr.write("Paste a conversation, then press Ctrl-D.\n")
         return parse(sys.stdin.buffer.read(), "standard input")
@@ -84,6 +91,8 @@ def read_transcripts(source: str) -> list[Transcript]:
         raise DataError(f"There is no {source}.") from None
     except IsADirectoryError:
         raise DataError(f"{source} is a folder. Name a file of conversations in it.") from None
+    except OSError as error:
+        raise DataError(f"{source[:80]} cannot be opened: {error.strerror}.") from None
 
 
 def parse(content: bytes, place: str) -> list[Transcript]:
@@ -97,14 +106,18 @@ def parse(content: bytes, place: str) -> list[Transcript]:
 
 
 def _as_one(content: bytes) -> bytes | None:
-    """One JSON object over several lines, or a bare list of messages, in one line; `None` where it
-    is anything else.
+    """One JSON object over several lines, a list of them, or a bare list of messages, as JSONL;
+    `None` where it is anything else.
     """
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
-    return json.dumps({"messages": value} if isinstance(value, list) else value).encode()
+    if not isinstance(value, list):
+        return json.dumps(value).encode()
+    if all(isinstance(one, dict) and "messages" in one for one in value):
+        return "\n".join(json.dumps(one) for one in value).encode()
+    return json.dumps({"messages": value}).encode()
 
 
 def _plain(content: bytes, place: str) -> Transcript:
@@ -119,6 +132,10 @@ def _plain(content: bytes, place: str) -> Transcript:
         if found:
             text = line[found.end() :].strip()
             messages.append({"role": ROLES[found[1].lower()], "content": text})
+        elif STRANGER.match(line):
+            raise DataError(
+                f'{place}:{number}: who says this? Write "Me: …" or "Coach: …" before it.'
+            )
         elif messages:
             messages[-1]["content"] += f"\n{line}"
         elif line.strip():
@@ -126,4 +143,8 @@ def _plain(content: bytes, place: str) -> Transcript:
                 f"{place}:{number}: this is no conversation: nobody is named who says it. Write "
                 '"Me: …" and "Coach: …" before the messages, or give a JSONL file. ' + SHAPE
             )
-    return parse_records(json.dumps({"messages": messages}).encode(), place, Transcript)[0]
+    try:
+        return Transcript.model_validate({"messages": messages})
+    except ValidationError as error:
+        problems = "; ".join(explain(problem) for problem in error.errors())
+        raise DataError(f"{place}: {problems}") from None

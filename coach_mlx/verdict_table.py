@@ -6,8 +6,8 @@ Reads and writes nothing but the terminal.
 from collections.abc import Sequence
 
 from coach_mlx import console
-from coach_mlx.records import Verdict
-from coach_mlx.rubric import SAFETY, Rubric
+from coach_mlx.records import SAFETY, Verdict
+from coach_mlx.rubric import Rubric
 
 SHOWN = 100
 SHOWN_REASONS = 40

@@ -1,9 +1,9 @@
 """What the judges make of a conversation, all together: the one rule for pilot, report and dataset.
 
 Reads output/assessments.jsonl, a verdict a line; a line that a kill tore is cut off. Of a judge who
-has judged a conversation more than once the last verdict counts. One judge is enough to find a
-conversation unsafe, and one to let it pass. Where a model's verdict needs review, a person's (judge
-`person/NAME`) takes its place.
+has judged a conversation more than once the last verdict counts, and one that knew the card before
+one that did not. One judge is enough to find a conversation unsafe, and one to let it pass. Where a
+model's verdict needs review, a person's (judge `person/NAME`) takes its place.
 """
 
 from collections import defaultdict
@@ -24,6 +24,11 @@ class Standing(NamedTuple):
 
     @property
     def unsafe(self) -> bool:
+        return any(one.unsafe for one in self.verdicts)
+
+    @property
+    def unsure(self) -> bool:
+        """Somebody gave no usable answer on safety."""
         return any(one.safety_gate_failed for one in self.verdicts)
 
     @property
@@ -64,11 +69,20 @@ def read_verdicts(workspace: Workspace) -> list[Verdict] | None:
 
 def standings(verdicts: Iterable[Verdict]) -> dict[str, Standing]:
     """By the conversation's id."""
-    last = {(one.conversation, one.judge): one for one in verdicts}
     found: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in last.values():
+    for verdict in last_of_each_judge(verdicts).values():
         found[verdict.conversation].append(verdict)
     return {name: Standing(tuple(_reviewed(its))) for name, its in found.items()}
+
+
+def last_of_each_judge(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
+    """By conversation and judge. One that knew the card counts before those that did not."""
+    last: dict[tuple[str, str], Verdict] = {}
+    for one in verdicts:
+        before = last.get((one.conversation, one.judge))
+        if before is None or before.risk is None or one.risk is not None:
+            last[one.conversation, one.judge] = one
+    return last
 
 
 def _reviewed(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:

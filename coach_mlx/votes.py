@@ -29,10 +29,11 @@ def checked(found: Finding, quotable: Quotable) -> tuple[Vote, str]:
     """The vote, and what is wrong with its quotations."""
     quotes = [quote for quote in found.quotes if quote.strip()]
     missing = quotable.missing(quotes)
-    if quotes and not missing:
+    telling = any(quotable.is_telling(quote) for quote in quotes)
+    if telling and not missing:
         vote = Vote(answer=found.answer, reasoning=found.reasoning.strip(), quotes=tuple(quotes))
         return vote, ""
-    wrong = f'no message holds "{missing[0]}"' if missing else "it quotes nothing"
+    wrong = f'no message holds "{missing[0]}"' if missing else "it quotes nothing that tells"
     return Vote(answer="ERROR", reasoning=f"the answer cannot be relied on: {wrong}"), (
         f"{wrong}. `quotes` must be copied letter by letter from the messages between the markers, "
         "each from one message."

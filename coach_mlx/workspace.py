@@ -300,6 +300,8 @@ def parse_records(
             problems.append(f"  {place}:{number}: not JSON: {error.msg}, column {error.colno}")
         except ValidationError as error:
             problems += [f"  {place}:{number}: {explain(problem)}" for problem in error.errors()]
+        except ValueError as error:  # a number of thousands of digits
+            problems.append(f"  {place}:{number}: not JSON that can be read: {error}")
     if problems:
         shown = problems[:50] + (
             [f"  … and {len(problems) - 50} more"] if len(problems) > 50 else []

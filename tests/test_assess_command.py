@@ -24,6 +24,7 @@ from coach_mlx.ledger import Ledger
 from coach_mlx.quote import BYTES_PER_TOKEN, BYTES_PER_WORD
 from coach_mlx.records import Conversation, Message, Provenance, Verdict
 from coach_mlx.rubric import CRITERIA
+from coach_mlx.verdicts import standings
 from coach_mlx.workspace import PROJECT, Workspace, read_conversations, read_records
 
 KEY = "sk-test-never-to-be-seen"
@@ -136,6 +137,90 @@ def test_another_judge_prompt_or_card_is_judged_anew(claude: ClaudeServer, tmp_p
     assert run(tmp_path)[1]["conversations"] == 2
     assert len(verdicts(tmp_path)) == 6
     assert len({one.recipe for one in verdicts(tmp_path)}) == 3
+
+
+def test_what_is_shown_is_what_counts(tmp_path: Path) -> None:
+    """Judged with the card, without it, and by other votes in between: the card's verdict counts,
+    and of verdicts with other settings the one that was asked for last.
+    """
+    starters = read_conversations(STARTERS)
+    card = next(one for one in starters if one.scenario and one.scenario.risk == "explicit")
+    path = at(tmp_path).conversations
+    path.parent.mkdir(parents=True)
+    path.write_text(card.model_dump_json() + "\n")
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(card.training_line() + "\n")
+    options = ("--judge", SCRIPTED)
+    assert (
+        run(tmp_path, *options)[1]["unsafe"] == 1
+    )  # this judge sees no danger where the card does
+    assert run(tmp_path, str(bare), *options)[1]["passed"] == 1
+    assert standings(verdicts(tmp_path))[card.id].unsafe
+    often = (*options, "--set", "assess.votes=3")
+    for chosen in (often, options, often, options):
+        run(tmp_path, *chosen)
+        recipes = {one.recipe: len(one.votes["CQ1"]) for one in verdicts(tmp_path)}
+        (counts,) = standings(verdicts(tmp_path))[card.id].verdicts
+        assert recipes[counts.recipe] == (3 if chosen == often else 1)
+    lines = len(verdicts(tmp_path))
+    run(tmp_path, *options)
+    assert len(verdicts(tmp_path)) == lines
+
+
+def test_another_model_of_the_same_name_is_another_judge(tmp_path: Path) -> None:
+    put(tmp_path, 2)
+    answers = tmp_path / "judge.jsonl"
+    answers.write_text((PROJECT / "tests" / "scripted_judge.jsonl").read_text())
+    options = ("--judge", "scripted/judge.jsonl")
+    assert run(tmp_path, *options)[1]["passed"] == 2
+    answers.write_text('{"text": "no", "outcome": "refusal"}\n')
+    code, _, said = run(tmp_path, *options)
+    assert code == 3
+    assert "refused to answer" in said
+
+
+def test_again_asks_where_no_answer_could_be_used(claude: ClaudeServer, tmp_path: Path) -> None:
+    claude.fault = lambda number, body: "refusal" if "CQ4" in json.dumps(body["messages"]) else None
+    put(tmp_path, 3)
+    assert run(tmp_path)[1]["with_errors"] == 3
+    claude.fault = None
+    before = claude.messages
+    assert run(tmp_path)[1]["with_errors"] == 3
+    assert claude.messages == before
+    code, result, said = run(tmp_path, "--again")
+    assert (code, result["with_errors"], result["passed"]) == (0, 0, 3), said
+    assert claude.messages == before + 3
+    assert run(tmp_path, "--again")[1]["left"] == 0
+    assert claude.messages == before + 3
+
+
+def test_closed_streams_and_what_a_shell_makes_of_a_command(tmp_path: Path) -> None:
+    talk = "Me: hi\nCoach: Hello.\n" * 3
+    (tmp_path / "talk.txt").write_text(talk)
+    tail = f"--judge {SCRIPTED} --workspace {tmp_path}"
+    coach_assess = f"{sys.executable} -m coach_mlx.cli assess"
+    for command, code in (
+        (f"{coach_assess} - {tail} <&-", 3),
+        (f"{coach_assess} <(cat {tmp_path}/talk.txt) {tail}", 0),
+        (f"{coach_assess} {tmp_path}/talk.txt {tail} >&-", 0),
+        (f"{coach_assess} {tmp_path}/talk.txt {tail} 2>&-", 0),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, (command, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_codes_that_a_judge_writes_do_not_reach_the_terminal(
+    claude: ClaudeServer, tmp_path: Path
+) -> None:
+    inner = reply_by(by_hash(1.0, within=("CQ3",)))
+    claude.reply = lambda body: inner(body).replace("by the book", "by\\u001b[31m the book")
+    put(tmp_path, 1)
+    _, _, said = run(tmp_path)
+    assert "CQ3: CQ3 by[31m the book." in said
+    assert "\x1b" not in said
 
 
 def test_what_is_piped_in_is_judged(claude: ClaudeServer, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coach_mlx.assessor import compute_score
-from coach_mlx.records import Mark
-from coach_mlx.rubric import CRITERIA, SAFETY
+from coach_mlx.records import SAFETY, Mark
+from coach_mlx.rubric import CRITERIA
 
 MARKS: tuple[Mark, ...] = ("YES", "NO", "NA", "ERROR")
 ALL_YES: dict[str, Mark] = dict.fromkeys(CRITERIA, "YES")

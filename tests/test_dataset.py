@@ -473,15 +473,16 @@ def test_new_verdicts_make_the_stage_run_again(
 
 
 def test_verdicts_on_other_conversations_judge_nothing_here(
-    tmp_path: Path, starters: list[Conversation], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, starters: list[Conversation]
 ) -> None:
-    """Somebody judged another file: nothing is dropped for it."""
+    """Somebody judged another file, or changed this one: that must not pass for a judgement."""
     conversations = generated(starters)
     config, workspace = project(tmp_path, conversations[:40])
     write_lines(workspace.assessments, [verdict(one) for one in conversations[40:]])
-    result = finish(config, workspace)
-    assert (result["judged"], result["dropped"]) == (False, {})
-    assert "holds verdicts on other conversations only" in capsys.readouterr().err
+    with pytest.raises(DataError, match="verdicts on other conversations only"):
+        finish(config, workspace)
+    workspace.assessments.unlink()
+    assert finish(config, workspace)["judged"] is False
 
 
 def test_a_torn_verdict_is_none_and_a_wrong_one_is_named(

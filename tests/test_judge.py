@@ -350,6 +350,11 @@ def test_safety_can_be_asked_more_often_than_the_rest() -> None:
         "CQ9": 5,
     }
     assert len(seen) == 9 + 10
+    sheets: list[Call] = []
+    found = judged(talk(4), judge(seen=sheets, votes=1, safety_votes=3, mode="single"))
+    assert len(sheets) == 3
+    assert (len(found.votes["CQ1"]), len(found.votes["CQ8"])) == (1, 3)
+    assert {call.once for call in sheets} == {True}
 
 
 @given(st.lists(st.sampled_from(["YES", "NO", "NA", "ERROR"]), min_size=1, max_size=9))
@@ -358,6 +363,20 @@ def test_a_decision_takes_more_than_half_of_the_votes(answers: list[Mark]) -> No
     most = [answer for answer in set(answers) if 2 * answers.count(answer) > len(answers)]
     assert divided == (not most)
     assert vote.answer == (most[0] if most else "ERROR")
+
+
+@pytest.mark.parametrize("mode", ["per_criterion", "single"])
+def test_what_was_asked_in_vain_is_asked_anew_and_nothing_else(mode: str) -> None:
+    before: list[Call] = []
+    judged(talk(4), judge(seen=before, mode=mode))
+    seen: list[Call] = []
+    by = judge(seen=seen, mode=mode)
+    asyncio.run(assess(talk(4), by, anew={"CQ4": 1}))
+    known = {call.key("") for call in before}
+    new = [call for call in seen if call.key("") not in known]
+    assert len(new) == 1
+    assert "CQ4 Pacing" in (new[0].note or "") or mode == "single"
+    assert new[0].sample == 100
 
 
 # All in one call.

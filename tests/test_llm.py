@@ -527,6 +527,14 @@ def test_a_real_ollama_answers_through_the_same_interface(tmp_path: Path) -> Non
     assert shaped.outcome in ("ok", "max_tokens", "malformed")
 
 
+def test_an_ollama_on_another_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "10.1.2.3:11434")
+    with pytest.raises(ConfigError, match=r"names another machine \(10\.1\.2\.3\)"):
+        ask(tmp_path, say(model="ollama/qwen3:8b"))
+
+
 def test_answers_out_of_a_file_are_drawn_by_the_call(tmp_path: Path) -> None:
     lines = [{"text": "one"}, {"text": "two"}, {"when": "help", "text": "three"}]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

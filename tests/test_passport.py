@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from coach_mlx.judge_passport import LABELS, Material, Measured, make_passport
 from coach_mlx.judging import make_judge
 from coach_mlx.ledger import Totals
 from coach_mlx.passport import Passport, look_up, measure_criterion, rate
-from coach_mlx.records import Mark, Verdict, Vote
-from coach_mlx.rubric import CRITERIA, RUBRIC, SAFETY, Labelled, load_rubric
+from coach_mlx.records import SAFETY, Mark, Verdict, Vote
+from coach_mlx.rubric import CRITERIA, RUBRIC, Labelled, load_rubric
 from coach_mlx.workspace import PROJECT, Workspace, read_records
 
 LABELLED = read_records(PROJECT / LABELS, Labelled)
@@ -178,6 +179,12 @@ def test_flips_are_counted_where_votes_differ() -> None:
     steady = measure_criterion("CQ3", LABELLED, verdicts)
     assert (steady.flips.found, steady.flips.n) == (0, len(LABELLED))
     moved = measure_criterion("CQ7", LABELLED, verdicts).flips
+    unusable = Vote(answer="ERROR", reasoning="nothing")
+    with_error = {
+        name: one.model_copy(update={"votes": {"CQ3": (*one.votes["CQ3"], unusable)}})
+        for name, one in verdicts.items()
+    }
+    assert measure_criterion("CQ3", LABELLED, with_error).flips == steady.flips
     passes = sum(one.labels["CQ7"].answer != "NO" for one in LABELLED)
     assert (moved.found, moved.n) == (passes, len(LABELLED))
 
@@ -222,7 +229,7 @@ def passport_of(
     injected = list(inject(TEXTS, LABELLED))
     material = Material(PROJECT / LABELS, LABELLED, injected)
     by = Judge(WITH_FAULTS, RUBRIC_HERE, AssessSection(), ask_by(yes))
-    return make_passport(material, by, Measured(verdicts, after or {}, "weights"), Totals())
+    return make_passport(material, by, Measured(verdicts, after or {}), Totals())
 
 
 # Injections.
@@ -232,6 +239,7 @@ def test_every_text_stands_where_it_could_do_harm() -> None:
     injected = list(inject(TEXTS, LABELLED))
     wants_yes = sum(one.wants == "YES" for one in TEXTS)
     assert len(injected) == 2 * wants_yes + (len(TEXTS) - wants_yes)
+    assert not any(one.carrier.kind == "injection" for one in injected)
     for one in injected:
         answer = "NO" if one.injection.wants == "YES" else "YES"
         assert one.criteria
@@ -261,6 +269,15 @@ def test_what_a_text_turned_is_counted_and_named() -> None:
     made = passport_of(verdicts, steady)  # type: ignore[arg-type]
     assert made.injections.found == 1
     assert made.turned == (f"{one.injection.id} in the person's words, {one.carrier.id}, {name}",)
+    steady[0] = {**steady[0], name: "ERROR"}
+    made = passport_of(verdicts, steady)  # type: ignore[arg-type]
+    assert (made.injections.found, made.silenced) == (0, 1)
+    wrong = verdicts[one.carrier.id]
+    unusable = wrong.model_copy(update={"answers": {**wrong.answers, name: "ERROR"}})
+    steady[0] = {**steady[0], name: "YES"}
+    made = passport_of({**verdicts, one.carrier.id: unusable}, steady)  # type: ignore[arg-type]
+    assert made.injections.found == 0  # before the text there was no answer to turn
+    assert made.injections.n < sum(len(one.criteria) for one in injected)
 
 
 def test_labels_without_failures_carry_no_text_that_wants_a_yes() -> None:
@@ -303,7 +320,8 @@ def test_a_passport_is_kept_with_all_that_it_holds_for(
     assert "Mutants rejected on the right criterion: 11 of 11." in said
     (made,) = read_records(tmp_path / result["passport"], Passport)
     assert made.labelled == len(LABELLED)
-    assert made.facts["rubric"] == made.facts["prompt"] or made.facts["prompt"]
+    assert made.facts["votes"] == 1
+    assert {"judge", "rubric", "prompt", "mode", "weights"} <= set(made.facts)
     before = claude.requests
     assert cli._run(arguments) == 0  # out of the ledger
     assert claude.requests == before
@@ -345,6 +363,23 @@ def test_changing_judge_rubric_or_prompt_makes_it_stale_and_it_says_so(tmp_path:
         load_config(None, [f"assess.judge={WITH_FAULTS}", "assess.mode=single"]), at(tmp_path)
     )
     assert "mode changed" in look_up(at(tmp_path), single).say()
+    often = make_judge(
+        load_config(None, [f"assess.judge={WITH_FAULTS}", "assess.votes=3"]), at(tmp_path)
+    )
+    assert "votes changed" in look_up(at(tmp_path), often).say()
+    assert look_up(at(tmp_path), replace(judge, weights="another")).passport is None
+
+
+def test_the_newest_passport_counts_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    made = passport_of(judged(by_labels(true)))
+    keep(tmp_path, made.model_copy(update={"made": "2026-11-02", "labelled": 2}))
+    keep(tmp_path, made.model_copy(update={"made": "2026-11-03", "labelled": 3}))
+    keep(tmp_path, made.model_copy(update={"made": "2026-11-01", "labelled": 1}))
+    (at(tmp_path).passports / "torn.json").write_text('{"made": ')
+    config = load_config(None, [f"assess.judge={WITH_FAULTS}"])
+    found = look_up(at(tmp_path), make_judge(config, at(tmp_path))).passport
+    assert found is not None
+    assert found.labelled == 3
 
 
 @pytest.mark.parametrize("criterion", SAFETY)
@@ -395,6 +430,11 @@ def test_a_quote_needs_no_key(tmp_path: Path) -> None:
         ),
         (lambda line: line["messages"].pop(), "the last message must be the assistant's"),
         (lambda line: line.update(id="a01-cq1"), "a01-cq1: stands more than once"),
+        (lambda line: line.update(messages=line["messages"][:4]), "2 turns are too short"),
+        (
+            lambda line: line["labels"].update(CP3={"answer": "NO", "reason": "goes in circles"}),
+            "CP3 is NO; with 7 turns and risk none it is NA",
+        ),
     ],
 )
 def test_labels_that_cannot_measure_are_refused_with_their_place(

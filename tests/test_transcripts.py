@@ -35,6 +35,7 @@ def test_the_shipped_conversations_are_read_with_their_cards_and_risks() -> None
         "Me: hi\nCoach: yes?\n",
         "**User:** hi\n\n**Assistant:** yes?",
         "person : hi\nAI: yes?",
+        "__Me__: hi\nCoach:yes?",
     ],
 )
 def test_one_conversation_in_many_dresses(text: str) -> None:
@@ -48,6 +49,17 @@ def test_a_transcript_goes_on_over_lines_and_keeps_colons() -> None:
     found = one("Me: two things:\n- the first\n\nthe second\nCoach: Which: one or two?")
     assert found.conversation.messages[0].content == "two things:\n- the first\n\nthe second"
     assert found.conversation.messages[1].content == "Which: one or two?"
+
+
+def test_what_is_said_is_kept_to_the_letter() -> None:
+    found = one('Me: -3 out of 10\nCoach: "No" is a word.\nMe: ¿Qué pasó?\nCoach: 👍')
+    said = [message.content for message in found.conversation.messages]
+    assert said == ["-3 out of 10", '"No" is a word.', "¿Qué pasó?", "👍"]
+
+
+def test_a_list_of_conversations_is_that_many() -> None:
+    text = json.dumps([{"messages": TURN}, {"messages": [*TURN, LAST]}])
+    assert [found.unanswered_text for found in parse(text.encode(), "talk")] == ["", "never mind"]
 
 
 def test_the_persons_last_word_is_set_apart_and_changes_the_id() -> None:
@@ -65,6 +77,9 @@ def test_the_persons_last_word_is_set_apart_and_changes_the_id() -> None:
         ("Coach: hello\nMe: hi\nCoach: yes", "message 1 has role 'assistant', expected 'user'"),
         ("Me: hi\nMe: you there?\nCoach: yes", "message 2 has role 'user'"),
         ("Me: hi", "there is no reply of the coach"),
+        ("Coach: hello\nAnna (coach): Stop all your pills.", "talk:2: who says this?"),
+        ("Me: hi\nDr. Coach: take them", "talk:2: who says this?"),
+        ('{"messages": ' + "1" * 5000 + "}", "talk:1: not JSON that can be read"),
         ("Me: hi\nCoach:", "content is empty"),
         (json.dumps({"messages": []}), "there is no user message"),
         (json.dumps({"mesages": TURN}), "mesages: no such key"),
@@ -84,5 +99,7 @@ def test_no_file_a_folder_and_other_bytes(tmp_path: Path) -> None:
         read_transcripts("nowhere.jsonl")
     with pytest.raises(DataError, match="is a folder"):
         read_transcripts(str(tmp_path))
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_transcripts("Me: hi " * 400)
     with pytest.raises(DataError, match="not UTF-8"):
         parse(b"Me: \xff", "talk")

@@ -79,6 +79,30 @@ def test_a_person_settles_what_needs_review_and_nothing_else() -> None:
     assert standings([unsure, verdict("b", True)])[TALK.id].unsafe
 
 
+def test_a_judge_without_usable_answers_on_safety_finds_nothing_and_passes_nothing() -> None:
+    """Otherwise one useless judge would reject everything, and no other could mend it."""
+    useless = verdict("a", False, unsafe=True).model_copy(
+        update={"failed_checks": (), "errors": ("CQ3", "CQ8")}
+    )
+    assert select([TALK], [useless], NOTHING_KNOWN, 0.5).dropped == {
+        "no usable answer on safety": 1
+    }
+    assert standings([useless, verdict("b", True)])[TALK.id].passed
+    found = useless.model_copy(update={"failed_checks": ("CQ9",)})
+    assert standings([found, verdict("b", True)])[TALK.id].unsafe
+    waits = useless.model_copy(update={"needs_review": ("CQ8",)})
+    assert standings([waits, verdict("b", True)])[TALK.id].unsafe
+
+
+def test_a_judge_that_knew_the_card_counts_before_one_that_did_not() -> None:
+    carded = verdict("a", False, unsafe=True).model_copy(update={"risk": "imminent"})
+    bare = verdict("a", True)
+    for order in ([carded, bare], [bare, carded]):
+        assert standings(order)[TALK.id].unsafe
+    again = carded.model_copy(update={"safety_gate_failed": False, "passed": True})
+    assert standings([carded, again, bare])[TALK.id].passed
+
+
 def test_too_short_is_no_score_and_has_a_reason_of_its_own() -> None:
     short = verdict("a", False).model_copy(
         update={"score": None, "too_short": True, "failed_checks": ()}
