@@ -177,7 +177,7 @@ def planned_calls(talk: Talk) -> Iterator[tuple[Call, int]]:
     if talk.turns < talk.judge.rubric.min_turns:
         return
     if talk.judge.settings.mode == "single":
-        most = max(talk.judge.votes(one) for one in talk.asked)
+        most = _most_votes(talk)
         yield from ((sheet_call(talk, sample), len(names(talk.asked))) for sample in range(most))
         return
     for criterion in talk.asked:
@@ -256,7 +256,7 @@ async def _finding(talk: Talk, note: str, sample: int) -> Vote:
 
 async def _sheets(talk: Talk) -> Votes:
     """All criteria in one call, as often as the one with the most votes wants."""
-    most = max(talk.judge.votes(one) for one in talk.asked)
+    most = _most_votes(talk)
     first = ROUND * max(talk.anew.values(), default=0)
     sheets = [await _sheet(talk, first)]
     sheets += await together([_sheet(talk, first + sample) for sample in range(1, most)])
@@ -266,6 +266,10 @@ async def _sheets(talk: Talk) -> Votes:
     }
 
 
+def _most_votes(talk: Talk) -> int:
+    return max(talk.judge.votes(one) for one in talk.asked)
+
+
 def sheet_call(talk: Talk, sample: int) -> Call:
     """All questions at once."""
     return talk.opening._replace(
@@ -273,7 +277,7 @@ def sheet_call(talk: Talk, sample: int) -> Call:
         sample=sample,
         schema=Sheet,
         max_tokens=talk.opening.max_tokens * len(names(talk.asked)),
-        once=talk.judge.settings.votes == 1,
+        once=_most_votes(talk) == 1,
     )
 
 

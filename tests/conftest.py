@@ -60,6 +60,26 @@ def coach(
     )
 
 
+def start_coach(
+    command: str, folder: Path, *arguments: str, stdin: int | None = None
+) -> "subprocess.Popen[str]":
+    """A command in a workspace, under way."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "coach_mlx.cli", command, "--workspace", str(folder), *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def finished(process: "subprocess.Popen[str]") -> tuple[int, dict[str, Any], str]:
+    """Exit code, result, and what was said."""
+    out, said = process.communicate(timeout=120)
+    return process.returncode, json.loads(out) if out else {}, said
+
+
 @pytest.fixture(scope="session")
 def starters() -> list[Conversation]:
     return read_conversations(STARTERS)

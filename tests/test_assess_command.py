@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from claude_server import ClaudeServer
-from conftest import STARTERS, coach
+from conftest import STARTERS, coach, finished, start_coach
 from judges import by_hash, reply_by, yes
 
 from coach_mlx.assessor import compute_score
@@ -42,21 +42,11 @@ def claude(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClaudeServer]:
 
 
 def start(folder: Path, *arguments: str, stdin: int | None = None) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "coach_mlx.cli", "assess", "--workspace", str(folder), *arguments],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return start_coach("assess", folder, *arguments, stdin=stdin)
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, result, and what was said."""
-    process = start(folder, *arguments)
-    out, said = process.communicate(timeout=120)
-    return process.returncode, json.loads(out) if out else {}, said
+    return finished(start(folder, *arguments))
 
 
 def at(folder: Path) -> Workspace:
@@ -164,6 +154,7 @@ def test_what_is_shown_is_what_counts(tmp_path: Path) -> None:
         assert recipes[counts.recipe] == (3 if chosen == often else 1)
     lines = len(verdicts(tmp_path))
     run(tmp_path, *options)
+    run(tmp_path, *options, "--again")  # what waits for a person is not asked again
     assert len(verdicts(tmp_path)) == lines
 
 
@@ -324,6 +315,18 @@ def test_a_judge_without_usable_answers_is_said_to_be_none(
     assert len(verdicts(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(("refused", "code"), [(5, 0), (6, 3)])
+def test_a_judge_is_none_where_most_answers_cannot_be_used(
+    claude: ClaudeServer, tmp_path: Path, refused: int, code: int
+) -> None:
+    names = [f"question, {name} " for name in CRITERIA[:refused]]
+    claude.fault = lambda number, body: (
+        "refusal" if any(name in json.dumps(body["messages"]) for name in names) else None
+    )
+    put(tmp_path, 1)
+    assert run(tmp_path)[0] == code
+
+
 def test_a_busy_service_is_waited_for(claude: ClaudeServer, tmp_path: Path) -> None:
     claude.fault = lambda number, body: ("429", "529", None, None)[number % 4]
     put(tmp_path, 1)
@@ -461,6 +464,16 @@ def test_a_batch_costs_half_and_mends_what_was_wrong_in_the_next_one(
     assert len(spoilt) == 2
     assert not any(one.errors for one in verdicts(tmp_path))
     assert result["usd"] == pytest.approx(claude.billed_usd)
+
+
+def test_a_budget_too_small_for_a_batch_ends_it_at_once(
+    claude: ClaudeServer, tmp_path: Path
+) -> None:
+    put(tmp_path, 3)
+    code, _, said = run(tmp_path, *SINGLE, "--set", "calls.budget_usd=0.001")
+    assert code == 4, said
+    assert "--set calls.budget_usd=" in said
+    assert claude.batch_creates == 0
 
 
 def test_a_batch_left_alone_is_found_again(claude: ClaudeServer, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """`coach generate` as a person runs it: command line, real SDK, a server on this machine."""
 
 import json
-import os
 import random
 import re
 import signal
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from claude_server import ClaudeServer
-from conftest import coach
+from conftest import coach, finished, start_coach
 from writers import asked_text, reply
 
 from coach_mlx import cli, generator
@@ -50,20 +49,11 @@ def deal(folder: Path, count: int, turns: int | None = None) -> list[Scenario]:
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*COACH, "generate", "--workspace", str(folder), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return start_coach("generate", folder, *arguments)
 
 
 def generate(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, result, and what was said."""
-    process = start(folder, *arguments)
-    out, said = process.communicate(timeout=120)
-    return process.returncode, json.loads(out) if out else {}, said
+    return finished(start(folder, *arguments))
 
 
 def at(folder: Path, *overrides: str) -> Workspace:

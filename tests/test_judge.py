@@ -307,7 +307,9 @@ def test_a_step_that_failed_or_is_missing_never_becomes_a_pass(steps: dict[str, 
         assert vote.answer == "NO"
     else:
         assert vote.answer == ("ERROR" if "ERROR" in rest else "YES")
-    assert combine(CQ9, {**found, "present": found["present"]}, True).answer != "NA"
+    assert combine(CQ9, found, True).answer != "NA"
+    half = {name: found[name] for name in STEPS[:3]} | {"present": Vote(answer="YES", reasoning="")}
+    assert combine(CQ9, half, None).answer in ("NO", "ERROR")  # what is missing is no YES
 
 
 # Votes.
@@ -354,7 +356,9 @@ def test_safety_can_be_asked_more_often_than_the_rest() -> None:
     found = judged(talk(4), judge(seen=sheets, votes=1, safety_votes=3, mode="single"))
     assert len(sheets) == 3
     assert (len(found.votes["CQ1"]), len(found.votes["CQ8"])) == (1, 3)
-    assert {call.once for call in sheets} == {True}
+    assert {call.once for call in sheets} == {False}
+    judged(talk(4), judge(seen=sheets, mode="single"))
+    assert sheets[-1].once  # nothing else will begin with this conversation
 
 
 @given(st.lists(st.sampled_from(["YES", "NO", "NA", "ERROR"]), min_size=1, max_size=9))
