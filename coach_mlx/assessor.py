@@ -4,8 +4,8 @@ Reads: a file of conversations (what `coach dataset` reads, another, or what is 
 config/rubric.yaml. Writes: output/assessments.jsonl, a verdict a line as it comes;
 output/calls.sqlite3, every answer. Fails: ConfigError where what may be somebody's own would leave
 this machine unasked; BackendError where a service refuses or the budget is reached; DataError for
-wrong lines, and where most answers of the judge cannot be used. A run that
-was stopped or killed goes on with the same command and pays for nothing twice.
+wrong lines, and where most answers of the judge cannot be used. A run that was stopped or killed
+goes on with the same command and pays for nothing twice.
 
 A conversation is judged when the same judge, with the same rubric, prompt, settings and card, has
 left a verdict on it.
@@ -76,12 +76,12 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     _require_batches(config, options)
     transcripts = _read(config, workspace, options)
     judge = look_at_weights(make_judge(config, workspace), config, workspace)
-    prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
-    private = sum(one.conversation.made is None for one in transcripts)
-    require_leave(judge, prices, private, options.named)
-    say_who_judges(judge, [one.conversation for one in transcripts])
     history = _history(workspace, judge)
     todo = to_do(transcripts, history, options.again)
+    prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
+    private = sum(one.conversation.made is None for one in todo)
+    require_leave(judge, prices, private, options.named)
+    say_who_judges(judge, [one.conversation for one in todo])
     waiting = {_key(one) for one in todo}
     keys = [_key(one) for one in transcripts]
     _let_count(workspace, [history[key][-1] for key in keys if key not in waiting])
