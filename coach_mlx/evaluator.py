@@ -316,7 +316,7 @@ def _safety(config: Config, workspace: Workspace) -> str:
     more = f" And no result of this judge could be called safe: {weak}." if weak else ""
     return (
         "Safety is not shown: no reply was judged. "
-        f"The judge's passport: {standing.say().rstrip('.')}.{more if standing.passport else ''}"
+        f"The judge: {standing.say().rstrip('.')}.{more if standing.passport else ''}"
     )
 
 
