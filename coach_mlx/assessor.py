@@ -21,7 +21,7 @@ from coach_mlx import console, quote
 from coach_mlx.calls import split_name
 from coach_mlx.config import Config
 from coach_mlx.errors import INTERRUPTED, ConfigError, DataError, Stopped
-from coach_mlx.judge import Judge, Talk, assess, open_talk, together
+from coach_mlx.judge import Again, Judge, Talk, assess, open_talk, together
 from coach_mlx.judging import (
     look_at_weights,
     make_judge,
@@ -82,9 +82,6 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     private = sum(one.conversation.made is None for one in todo)
     require_leave(judge, prices, private, options.named)
     say_who_judges(judge, [one.conversation for one in todo])
-    waiting = {_key(one) for one in todo}
-    keys = [_key(one) for one in transcripts]
-    _let_count(workspace, [history[key][-1] for key in keys if key not in waiting])
     try:
         asyncio.run(_assess(todo[: options.limit], history, judge, config, workspace, options))
     except asyncio.CancelledError:
@@ -92,6 +89,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     history = _history(workspace, judge)
     left = to_do(transcripts, history)
     chosen = [history[_key(one)][-1] for one in transcripts if _key(one) in history]
+    _let_count(workspace, chosen)
     return {**_result(workspace, judge, config, chosen), "left": len(left)}
 
 
@@ -167,19 +165,20 @@ def to_do(
     """What has no verdict; `again`, also what had answers that cannot be used."""
 
     def wanted(verdicts: list[Verdict]) -> bool:
-        return not verdicts or (again and bool(_in_vain(verdicts)))
+        return not verdicts or (again and _in_vain(verdicts) is not None)
 
     return [one for one in transcripts if wanted(history.get(_key(one), []))]
 
 
-def _in_vain(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The criteria that the last verdict has no usable answer for, and how often that was so. What
-    waits for a person is not asked again.
+def _in_vain(verdicts: Sequence[Verdict]) -> Again | None:
+    """What the last verdict has, and has no usable answer for. What waits for a person is not asked
+    again.
     """
-    if not verdicts:
-        return {}
-    names = set(verdicts[-1].errors) - set(verdicts[-1].needs_review)
-    return {name: sum(name in one.errors for one in verdicts) for name in names}
+    names = set(verdicts[-1].errors) - set(verdicts[-1].needs_review) if verdicts else set()
+    if not names:
+        return None
+    in_vain = {name: sum(name in one.errors for one in verdicts) for name in names}
+    return Again(verdicts[-1].votes, in_vain)
 
 
 def open_transcript(transcript: Transcript, judge: Judge) -> Talk:

@@ -25,10 +25,10 @@ from coach_mlx.errors import DataError
 from coach_mlx.holdout import Split, hold_out, split
 from coach_mlx.leaks import Leaks, check_leaks, describe, find_leaks
 from coach_mlx.records import Conversation, Verdict, content_hash
-from coach_mlx.rubric import RUBRIC
+from coach_mlx.rubric import RUBRIC, load_rubric
 from coach_mlx.selection import EXACT, NOT_JUDGED, drop_copies, select
 from coach_mlx.talk import Known
-from coach_mlx.verdicts import read_verdicts
+from coach_mlx.verdicts import PERSON, read_verdicts
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -97,7 +97,15 @@ def _verdicts_on(
             f"{name} holds verdicts on other conversations only. Judge these with: coach assess. "
             "Or, to go without a judge, move that file away."
         )
+    older = _of_another_rubric(verdicts or (), workspace)
+    if older:
+        console.say(f"{older} verdicts in {name} were made by another rubric than the present one.")
     return verdicts
+
+
+def _of_another_rubric(verdicts: Sequence[Verdict], workspace: Workspace) -> int:
+    present = load_rubric(workspace.find(RUBRIC)).digest
+    return sum(one.rubric != present and not one.judge.startswith(PERSON) for one in verdicts)
 
 
 def _source(config: Config, workspace: Workspace) -> Path:

@@ -70,7 +70,7 @@ class Judge:
         return {
             "judge": self.model,
             "weights": content_hash(self.weights)[:12] if self.weights else None,
-            "rubric": content_hash(self.rubric.model_dump(mode="json"))[:12],
+            "rubric": self.rubric.digest,
             "prompt": prompt_hash(self.rubric),
             **self.settings.model_dump(exclude={"judge"}),
         }
@@ -111,7 +111,7 @@ class Talk(NamedTuple):
     """The call without its question: what all questions about this conversation share."""
     only: frozenset[str] | None = None
     """Ask about these criteria alone; `None` for all."""
-    anew: Mapping[str, int] = {}
+    in_vain: Mapping[str, int] = {}
     """How often each criterion was asked in vain before."""
 
     @property
@@ -129,24 +129,38 @@ class Talk(NamedTuple):
         return None if wanted is None or self.risk is None else self.risk in wanted
 
 
+Votes = dict[str, tuple[Vote, ...]]
+
+
+class Again(NamedTuple):
+    """An earlier verdict: its votes stand but for those on the criteria that were asked in vain."""
+
+    votes: Votes
+    in_vain: Mapping[str, int]
+    """How often."""
+
+
 async def assess(
     conversation: Conversation,
     judge: Judge,
     risk: Risk | None = None,
     unanswered: str = "",
-    anew: Mapping[str, int] | None = None,
+    again: "Again | None" = None,
 ) -> Verdict:
     """What the judge makes of the conversation. `risk` is the card's, where the conversation brings
-    none; `unanswered` what the person wrote last and nobody answered; `anew` how often each
-    criterion was asked in vain before.
+    none; `unanswered` what the person wrote last and nobody answered; `again` what an earlier
+    verdict of this judge has and lacks.
 
     Too few turns are `too_short`, and nothing is asked. Raises what `ask` raises, once all that was
     under way has come home.
     """
-    talk = open_talk(conversation, judge, risk, unanswered)._replace(anew=anew or {})
+    talk = open_talk(conversation, judge, risk, unanswered)
     if talk.turns < judge.rubric.min_turns:
         return _verdict(talk, unanswered, {})
-    return _verdict(talk, unanswered, await ask_votes(talk))
+    if again is None:
+        return _verdict(talk, unanswered, await ask_votes(talk))
+    lacking = talk._replace(only=frozenset(again.in_vain), in_vain=again.in_vain)
+    return _verdict(talk, unanswered, {**again.votes, **await ask_votes(lacking)})
 
 
 def open_talk(
@@ -189,8 +203,6 @@ def planned_calls(talk: Talk) -> Iterator[tuple[Call, int]]:
 
 # --- asking
 
-Votes = dict[str, tuple[Vote, ...]]
-
 
 async def ask_votes(talk: Talk) -> Votes:
     """Every vote on every criterion that is asked about."""
@@ -202,7 +214,7 @@ async def _one_by_one(talk: Talk) -> Votes:
     cache that it leaves behind.
     """
     wanted = [
-        (one, ROUND * talk.anew.get(one.id, 0) + sample)
+        (one, ROUND * talk.in_vain.get(one.id, 0) + sample)
         for one in talk.asked
         for sample in range(talk.judge.votes(one))
     ]
@@ -257,7 +269,7 @@ async def _finding(talk: Talk, note: str, sample: int) -> Vote:
 async def _sheets(talk: Talk) -> Votes:
     """All criteria in one call, as often as the one with the most votes wants."""
     most = _most_votes(talk)
-    first = ROUND * max(talk.anew.values(), default=0)
+    first = ROUND * max(talk.in_vain.values(), default=0)
     sheets = [await _sheet(talk, first)]
     sheets += await together([_sheet(talk, first + sample) for sample in range(1, most)])
     return {
@@ -348,8 +360,16 @@ def _to_review(talk: Talk, votes: Votes, divided: set[str]) -> tuple[str, ...]:
         one.id
         for one in talk.asked
         if one.id in votes
-        and ((one.id in SAFETY and one.id in divided) or _contradicts(talk, one, votes[one.id]))
+        and (
+            (one.id in SAFETY and (one.id in divided or _drowned(votes[one.id])))
+            or _contradicts(talk, one, votes[one.id])
+        )
     )
+
+
+def _drowned(votes: Sequence[Vote]) -> bool:
+    """Whether somebody found a failure, and most of the other answers could not be used."""
+    return decide(votes)[0].answer == "ERROR" and any(vote.answer == "NO" for vote in votes)
 
 
 def _contradicts(talk: Talk, criterion: Criterion, votes: Sequence[Vote]) -> bool:

@@ -5,7 +5,6 @@ a name that is no chat model, and for all that is wrong in the rubric.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,8 @@ ANSWER_WORDS = 80
 """Of a judge's answer to one question: quotations, reasoning, and the JSON around them."""
 ENOUGH_JUDGED = 20
 FILES = ("mlx", "gguf", "scripted")
+NOT_THERE = "not there"
+"""Of a model that cannot be looked at: no passport holds for it."""
 
 
 def make_judge(config: Config, workspace: Workspace) -> Judge:
@@ -46,6 +47,8 @@ def look_at_weights(
     weights; `files_only` opens no connection either.
     """
     provider = split_name(judge.model)[0]
+    if provider == "openai":
+        return replace(judge, weights=config.calls.openai_base_url)
     if provider == "anthropic" or (files_only and provider not in FILES):
         return judge
 
@@ -53,9 +56,10 @@ def look_at_weights(
         async with Models(config, workspace) as models:
             return await models.identity(judge.model)
 
-    with contextlib.suppress(ToolError, BackendError, DataError):
+    try:
         return replace(judge, weights=asyncio.run(look()))
-    return judge
+    except (ToolError, BackendError, DataError):
+        return replace(judge, weights=NOT_THERE)
 
 
 def quote_judging(

@@ -178,6 +178,8 @@ class Standing(NamedTuple):
     passport: Passport | None
     reason: str
     """Empty where one holds."""
+    believed: bool = False
+    """Nobody has looked whether the weights are still the ones that were measured."""
 
     def say(self) -> str:
         """In a line."""
@@ -189,6 +191,7 @@ class Standing(NamedTuple):
             f"{self.passport.labelled} labelled conversations, {self.passport.made[:10]}: gating "
             f"on {', '.join(gating) or 'nothing'}; advisory on "
             f"{', '.join(self.passport.advisory) or 'nothing'}"
+            + ("; its weights were not compared" if self.believed else "")
         )
 
     def why_not_safe(self) -> str:
@@ -211,7 +214,8 @@ def look_up(workspace: Workspace, judge: Judge) -> Standing:
     found = sorted(_kept(workspace), key=lambda one: one.made)
     own = [one for one in found if not _changed(one, judge)]
     if own:
-        return Standing(own[-1], "")
+        believed = judge.weights is None and own[-1].facts["weights"] is not None
+        return Standing(own[-1], "", believed)
     older = [one for one in found if one.facts.get("judge") == judge.model]
     if not older:
         return Standing(None, f"{judge.model} has no passport. Type: {command}")

@@ -20,8 +20,12 @@ TELLING_WORDS, TELLING_LETTERS = 3, 4
 """A quotation that answers can rest on has so many words, or letters of a script without spaces;
 or it is all of a message.
 """
+SPEAKERS = {"person": "user", "user": "user", "coach": "assistant", "assistant": "assistant"}
+NAMES = "|".join(SPEAKERS)
 LABEL = re.compile(
-    r"^\W*(?:message\s+)?(?:\d+\W+)?(?:person|coach|user|assistant)?\s*[\])]?\s*:?\s*", re.I
+    r"^\s*(?:message\s+\d+\s*[,:]\s*|\[\d+\]\s*|\d+[:)]\s+)?"
+    rf"(?:\[({NAMES})\]\s*:?|({NAMES})\s*:)?\s*",
+    re.I,
 )
 ESCAPE = re.compile(r"\\[ntr]")
 LINK = re.compile(r"\[([^\]\n]*)\]\([^)\n]*\)")
@@ -36,6 +40,7 @@ class Quotable:
     """A conversation, prepared for the question whether it holds some words."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
+        self._roles = [one.role for one in messages]
         self._texts = [_bare(one.content) for one in messages]
         self._spoken = [_words(text) for text in self._texts]
 
@@ -44,29 +49,47 @@ class Quotable:
         return [quote for quote in quotes if not self.holds(quote)]
 
     def holds(self, quote: str) -> bool:
-        plainer = ESCAPE.sub(" ", quote).replace('\\"', '"')
-        return any(self._holds(one) for one in (quote, plainer, LABEL.sub("", plainer, count=1)))
+        return self._found(quote) is not None
 
     def is_telling(self, quote: str) -> bool:
         """Whether an answer can rest on it: `you` alone stands everywhere."""
-        words = _words(LABEL.sub("", ESCAPE.sub(" ", quote), count=1))
-        if words in self._spoken or _bare(quote).strip() in self._texts:
+        found = self._found(quote)
+        if found is None:
+            return False
+        words = _words(found)
+        if words in self._spoken or _bare(found) in self._texts:
             return True
         letters = len(words.replace(" ", "")) if UNSPACED.search(words) else 0
         return len(words.split()) >= TELLING_WORDS or letters >= TELLING_LETTERS
 
-    def _holds(self, quote: str) -> bool:
-        bare = _bare(quote).strip()
+    def _found(self, quote: str) -> str | None:
+        """The quotation as it was found, without what a judge put round it."""
+        plainer = ESCAPE.sub(" ", quote).replace('\\"', '"')
+        for text in (quote, plainer):
+            if self._holds(text):
+                return text
+        label = LABEL.match(plainer)
+        speaker = (label[1] or label[2]) if label else None
+        bare = plainer[label.end() :] if label else plainer
+        return bare if self._holds(bare, SPEAKERS[speaker.lower()] if speaker else None) else None
+
+    def _holds(self, quote: str, role: str | None = None) -> bool:
+        """In a message of this role, or of any."""
+        bare = _bare(quote)
         pieces = [_words(part) for part in OMISSION.split(bare)]
         pieces = [piece for piece in pieces if piece.strip()]
-        if not pieces:
-            return bool(bare) and bare in self._texts
-        if len(pieces) > 1 and not _is_fair(pieces):
-            return False
+        whole = [_words(bare)]
         signs = set(_signs(bare))
         return any(
-            signs <= set(text) and _in_order(pieces, words)
-            for text, words in zip(self._texts, self._spoken, strict=True)
+            signs <= set(text)
+            and (
+                _in_order(whole, words)
+                or (len(pieces) > 1 and _is_fair(pieces) and _in_order(pieces, words))
+                if pieces
+                else bool(bare) and bare == text
+            )
+            for text, words, its in zip(self._texts, self._spoken, self._roles, strict=True)
+            if role is None or role == its
         )
 
 

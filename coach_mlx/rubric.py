@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from coach_mlx.documents import read_document
-from coach_mlx.records import Conversation, Message, Record, Risk, Topic
+from coach_mlx.records import Conversation, Message, Record, Risk, Topic, content_hash
 
 RUBRIC = "config/rubric.yaml"
 CRITERIA = ("CQ1", "CQ2", "CQ3", "CQ4", "CQ5", "CQ6", "CQ7", "CQ8", "CQ9", "CP1", "CP2", "CP3")
@@ -81,7 +81,12 @@ class Rubric(Record):
             raise ValueError(f"categories and criteria do not fit together: {odd}")
         return self
 
-    @cached_property
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of all it says: what a verdict was made by."""
+        return content_hash(self.model_dump(mode="json"))[:12]
+
+    @property
     def threshold(self) -> Fraction:
         return Fraction(str(self.pass_threshold))
 

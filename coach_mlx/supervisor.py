@@ -86,16 +86,22 @@ def _open_standard_streams() -> None:
     worker would read its own lifeline as what is piped in.
     """
     for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
+        if not _is_open(number):
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _named_descriptors(arguments: Sequence[str]) -> list[int]:
     """Of arguments such as /dev/fd/63, which a shell makes of <(a command)."""
     named = (re.fullmatch(r"/dev/fd/(\d+)", argument) for argument in arguments)
-    return [int(found[1]) for found in named if found]
+    return [int(found[1]) for found in named if found and _is_open(int(found[1]))]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -23,9 +23,16 @@ ROLES = {
     **dict.fromkeys(("person", "user", "me", "client", "human", "i"), "user"),
     **dict.fromkeys(("coach", "assistant", "ai", "bot", "therapist"), "assistant"),
 }
-SPEAKER = re.compile(rf"^[\W_]*({'|'.join(ROLES)})(?![^\W_])[ *_]*:[*_]*[ \t]*", re.I)
+TIME = r"(?:[\[(][^\])\n]{1,30}[\])])?"
+SPEAKER = re.compile(
+    rf"^[\W_]*(?:\d+[.)]\s*)?{TIME}[\W_]*({'|'.join(ROLES)})(?![^\W_])[ *_]*{TIME}[ *_]*[:\uff1a]"
+    r"[*_]*[ \t]*",
+    re.I,
+)
 STRANGER = re.compile(
-    r"^\W*(?:[A-Z][\w.'-]*\s+){0,3}\(?(?:coach|assistant|therapist|client|user|person)\)?\s*:", re.I
+    r"^\W*(?:(?-i:[A-Z])[\w.'-]*\s+){0,3}\(?(?:coach|assistant|therapist|client|user|person)\)?"
+    r"\s*[:\uff1a]",
+    re.I,
 )
 """Somebody who says who they are in another way: "Anna (coach):", "Dr. Coach:"."""
 OF_LABELLED = {"id", "kind", "twin_of", "note", "topic", "aim", "labels"}

@@ -192,6 +192,7 @@ def test_closed_streams_and_what_a_shell_makes_of_a_command(tmp_path: Path) -> N
     coach_assess = f"{sys.executable} -m coach_mlx.cli assess"
     for command, code in (
         (f"{coach_assess} - {tail} <&-", 3),
+        (f"{coach_assess} /dev/fd/99 {tail}", 3),
         (f"{coach_assess} <(cat {tmp_path}/talk.txt) {tail}", 0),
         (f"{coach_assess} {tmp_path}/talk.txt {tail} >&-", 0),
         (f"{coach_assess} {tmp_path}/talk.txt {tail} 2>&-", 0),

@@ -458,7 +458,7 @@ def test_shuffled_input_writes_the_same_bytes(tmp_path: Path, starters: list[Con
 
 
 def test_new_verdicts_make_the_stage_run_again(
-    tmp_path: Path, starters: list[Conversation]
+    tmp_path: Path, starters: list[Conversation], capsys: pytest.CaptureFixture[str]
 ) -> None:
     conversations = generated(starters)
     config, workspace = project(tmp_path, conversations)
@@ -467,6 +467,7 @@ def test_new_verdicts_make_the_stage_run_again(
     write_lines(workspace.assessments, [verdict(one) for one in conversations[:50]])
     assert workspace.complete("dataset", dataset.plan(config, workspace)) is None
     after = finish(config, workspace)
+    assert "50 verdicts in output/" in capsys.readouterr().err  # their rubric is "abc"
     assert (after["judged"], after["given"]) == (True, False)
     assert after["dropped"]["not judged"] == 10
     assert after["training"] + after["holdout"] + sum(after["dropped"].values()) == 60

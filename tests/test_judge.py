@@ -17,7 +17,7 @@ from coach_mlx.calls import Answer, Call
 from coach_mlx.config import AssessSection
 from coach_mlx.errors import BackendError
 from coach_mlx.injections import INJECTIONS, Injection, insert, load_injections
-from coach_mlx.judge import Judge, open_talk, planned_calls
+from coach_mlx.judge import Again, Judge, open_talk, planned_calls
 from coach_mlx.records import Conversation, Mark, Message, Risk, Verdict, Vote
 from coach_mlx.rubric import CRITERIA, RUBRIC, load_rubric
 from coach_mlx.talk import INVISIBLE
@@ -343,6 +343,20 @@ def test_the_majority_counts_and_a_tie_on_safety_goes_to_a_person(
     assert found.safety_gate_failed == (name == "CQ8" and answer != "YES")
 
 
+def test_a_failure_drowned_in_unusable_answers_goes_to_a_person() -> None:
+    made_up = json.dumps({"quotes": ["nobody said this"], "reasoning": "r", "answer": "YES"})
+
+    async def ask(call: Call) -> Answer:
+        if asked(call.note or "") == ["CQ8"] and call.sample:
+            return answered(call, made_up)
+        return await ask_by(marks({"CQ8": "NO"}))(call)
+
+    settings = AssessSection(judge=MODEL, votes=3)
+    found = judged(talk(4), Judge(MODEL, RUBRIC_HERE, settings, ask))
+    assert [vote.answer for vote in found.votes["CQ8"]] == ["NO", "ERROR", "ERROR"]
+    assert (found.answers["CQ8"], found.needs_review, found.unsafe) == ("ERROR", ("CQ8",), True)
+
+
 def test_safety_can_be_asked_more_often_than_the_rest() -> None:
     seen: list[Call] = []
     found = judged(talk(4), judge(seen=seen, votes=1, safety_votes=5))
@@ -371,16 +385,14 @@ def test_a_decision_takes_more_than_half_of_the_votes(answers: list[Mark]) -> No
 
 @pytest.mark.parametrize("mode", ["per_criterion", "single"])
 def test_what_was_asked_in_vain_is_asked_anew_and_nothing_else(mode: str) -> None:
-    before: list[Call] = []
-    judged(talk(4), judge(seen=before, mode=mode))
     seen: list[Call] = []
     by = judge(seen=seen, mode=mode)
-    asyncio.run(assess(talk(4), by, anew={"CQ4": 1}))
-    known = {call.key("") for call in before}
-    new = [call for call in seen if call.key("") not in known]
-    assert len(new) == 1
-    assert "CQ4 Pacing" in (new[0].note or "") or mode == "single"
-    assert new[0].sample == 100
+    earlier = judged(talk(4), judge(marks({"CQ8": "NO"}), mode=mode))
+    found = asyncio.run(assess(talk(4), by, again=Again(earlier.votes, {"CQ4": 1})))
+    (call,) = seen
+    assert (asked(call.note or ""), call.sample) == (["CQ4"], 100)
+    assert found.answers["CQ8"] == "NO"  # it had its answer, and keeps it
+    assert (found.answers, found.votes) == (earlier.answers, earlier.votes)
 
 
 # All in one call.

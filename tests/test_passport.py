@@ -388,11 +388,19 @@ def test_no_result_is_called_safe_on_an_advisory_criterion(criterion: str, tmp_p
         hidden = its == criterion and random.Random(name).random() < 0.4
         return "YES" if hidden or truth == "NA" else truth
 
-    keep(tmp_path, passport_of(judged(by_labels(half_blind))))
-    config = load_config(None, [f"assess.judge={WITH_FAULTS}"])
+    model = "ollama/judge:8b"  # nobody is asked here whether it is still the same one
+    keep(tmp_path, passport_of(judged(by_labels(half_blind))), judge=model, weights="measured")
+    config = load_config(None, [f"assess.judge={model}"])
     standing = look_up(at(tmp_path), make_judge(config, at(tmp_path)))
     assert f"on {criterion} the judge is advisory only" in standing.why_not_safe()
     assert "no result of this judge could be called safe" in _safety(config, at(tmp_path))
+    assert "its weights were not compared" in _safety(config, at(tmp_path))
+    gone = load_config(None, ["assess.judge=gguf/nowhere.gguf"])
+    keep(tmp_path, passport_of(judged(by_labels(true))), judge="gguf/nowhere.gguf", weights="once")
+    assert "stale: weights changed" in _safety(gone, at(tmp_path))
+    served = "assess.judge=openai/x", "calls.openai_base_url=http://127.0.0.1:2/v1"
+    keep(tmp_path, passport_of(judged(by_labels(true))), judge="openai/x", weights="another port")
+    assert "stale: weights changed" in _safety(load_config(None, served), at(tmp_path))
 
 
 def test_ones_own_labels_are_enough(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ TALK = (
     Message(role="user", content="That is great \U0001f44d Take 1.5 cups of rest, Straße 7"),
     Message(role="user", content="Call [Samaritans](https://example.org/a) now, don\u2019t wait."),
     Message(role="user", content="मुझे नींद नहीं आती"),
+    Message(role="user", content="I just... can't. Not anymore. 5 days clean, of 50 in all"),
+    Message(role="user", content="um… no… I never… told anyone. It is person to person"),
     Message(role="assistant", content="我听到你说了好\uff0c可是你想说不。"),
 )
 quotable = Quotable(TALK)
@@ -50,6 +52,11 @@ quotable = Quotable(TALK)
         "मुझे नींद नहीं आती",
         "Take 1.5 cups of rest",
         "STRASSE",
+        "I just... can't. Not anymore",
+        "I just can't",
+        "um… no… I never… told anyone",
+        "5 days clean",
+        "Person: 5 days clean",
     ],
 )
 def test_what_was_written_is_found(quote: str) -> None:
@@ -74,6 +81,12 @@ def test_what_was_written_is_found(quote: str) -> None:
         "great \U0001f595",
         "मुझे नीद नहीं आती",  # another word: a mark is gone
         "Call Samaritans later",
+        "500 in all",
+        "20 told anyone",
+        "\U0001f52a 5 days clean",
+        "Personally yes was out",
+        "Coach: I said yes again",  # the person did
+        "um … told anyone",
     ],
 )
 def test_what_was_not_written_is_missing(quote: str) -> None:
@@ -91,6 +104,8 @@ def test_what_was_not_written_is_missing(quote: str) -> None:
         ("Person: I", False),
         ("说不", False),
         ("听到你说", True),
+        ("5 days clean", True),
+        ("person to person", True),
     ],
 )
 def test_an_answer_cannot_rest_on_a_word_or_two(quote: str, telling: bool) -> None:

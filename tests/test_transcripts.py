@@ -36,6 +36,11 @@ def test_the_shipped_conversations_are_read_with_their_cards_and_risks() -> None
         "**User:** hi\n\n**Assistant:** yes?",
         "person : hi\nAI: yes?",
         "__Me__: hi\nCoach:yes?",
+        "Me (10:40): hi\nCoach (10:41): yes?",
+        "[10:33] Me: hi\n[10:34] Coach: yes?",
+        "1. Me: hi\n2. Coach: yes?",
+        "### Me: hi\n### Coach: yes?",
+        "Me\uff1ahi\nCoach\uff1ayes?",
     ],
 )
 def test_one_conversation_in_many_dresses(text: str) -> None:
@@ -49,6 +54,8 @@ def test_a_transcript_goes_on_over_lines_and_keeps_colons() -> None:
     found = one("Me: two things:\n- the first\n\nthe second\nCoach: Which: one or two?")
     assert found.conversation.messages[0].content == "two things:\n- the first\n\nthe second"
     assert found.conversation.messages[1].content == "Which: one or two?"
+    reported = one("Me: hi\nI told my therapist: no\nNote to the person: rest\nCoach: hm")
+    assert reported.conversation.messages[0].content.endswith("Note to the person: rest")
 
 
 def test_what_is_said_is_kept_to_the_letter() -> None:

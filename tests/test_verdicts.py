@@ -77,6 +77,7 @@ def test_a_person_settles_what_needs_review_and_nothing_else() -> None:
     certain = verdict("b", False, unsafe=True)
     assert not standings([unsure, certain, mine])[TALK.id].passed
     assert standings([unsure, verdict("b", True)])[TALK.id].unsafe
+    assert not standings([verdict("person/anna", False), verdict("b", True)])[TALK.id].passed
 
 
 def test_a_judge_without_usable_answers_on_safety_finds_nothing_and_passes_nothing() -> None:
