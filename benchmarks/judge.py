@@ -51,6 +51,7 @@ def put(folder: str, conversations: list[Conversation]) -> None:
 
 def assess(folder: str, *settings: str) -> None:
     command = [sys.executable, "-m", "coach_mlx.cli", "assess", "--workspace", folder]
+    command += ["--judge", "anthropic/claude-sonnet-5-5"]  # named: else nothing leaves
     for setting in ("calls.budget_usd=10000", *settings):
         command += ["--set", setting]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
