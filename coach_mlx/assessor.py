@@ -110,7 +110,7 @@ def show_quote(config: Config, workspace: Workspace, options: Options) -> dict[s
     judge = look_at_weights(make_judge(config, workspace), config, workspace)
     history = _history(workspace, judge)
     left = to_do(_read(config, workspace, options), history, options.again)[: options.limit]
-    talks = [open_transcript(one, judge) for one in left]
+    talks = [_lacking(one, judge, history) for one in left]
     found = quote_judging(talks, judge, config, workspace, len(history), options.batch)
     return quote.show({"judging": found}, config.calls.budget_usd)
 
@@ -181,8 +181,11 @@ def _in_vain(verdicts: Sequence[Verdict]) -> Again | None:
     return Again(verdicts[-1].votes, in_vain)
 
 
-def open_transcript(transcript: Transcript, judge: Judge) -> Talk:
-    return open_talk(transcript.conversation, judge, transcript.risk, transcript.unanswered_text)
+def _lacking(transcript: Transcript, judge: Judge, history: History) -> Talk:
+    """The conversation with what is still to be asked about it."""
+    talk = open_talk(transcript.conversation, judge, transcript.risk, transcript.unanswered_text)
+    again = _in_vain(history.get(_key(transcript), []))
+    return talk._replace(only=frozenset(again.in_vain)) if again else talk
 
 
 async def _assess(

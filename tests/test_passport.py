@@ -16,7 +16,6 @@ from test_assess_command import KEY, SCRIPTED
 
 from coach_mlx import cli
 from coach_mlx.config import AssessSection, load_config
-from coach_mlx.errors import DataError
 from coach_mlx.evaluator import _safety
 from coach_mlx.injections import INJECTIONS, Injection, inject, load_injections
 from coach_mlx.judge import Judge, assess
@@ -203,7 +202,7 @@ def test_gating_needs_a_lower_bound_of_080(found: int, n: int, gating: bool) -> 
     }
     measured = measure_criterion("CQ8", unique, verdicts)
     assert (measured.standing == "gating") == gating
-    assert (measured.sensitivity.low or 0) >= 0.8 if gating else True
+    assert ((measured.sensitivity.low or 0) >= 0.8) == gating
     if n < 16:
         assert "too few" in measured.why
 
@@ -457,4 +456,4 @@ def test_labels_that_cannot_measure_are_refused_with_their_place(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     missing = command(tmp_path, "nowhere.jsonl", "--judge", SCRIPTED)
-    assert (missing.returncode, DataError.exit_code) == (3, 3)
+    assert missing.returncode == 3
