@@ -38,6 +38,7 @@ from coach_mlx.rubric import CRITERIA, Labelled, Rubric
 from coach_mlx.votes import decide
 from coach_mlx.workspace import Workspace, read_records, stamp
 
+SHAPE = 'A line must hold "messages" and "labels": see docs/assess.md on labelling.'
 SHOWN_TURNED = 12
 LABELS = "reference/calibration-conversations.jsonl"
 
@@ -102,7 +103,7 @@ def _judge(config: Config, workspace: Workspace) -> Judge:
 
 def _read(workspace: Workspace, file: str | None, rubric: Rubric) -> Material:
     path = Path(file).expanduser() if file else workspace.find(LABELS)
-    labelled = read_records(path, Labelled, 'A line must hold "messages" and "labels".')
+    labelled = read_records(path, Labelled, SHAPE)
     problems = [f"  {one.id}: {wrong}" for one in labelled for wrong in _wrong(one, rubric)]
     twice = {one.id for one in labelled if sum(one.id == other.id for other in labelled) > 1}
     problems += [f"  {name}: stands more than once" for name in sorted(twice)]

@@ -60,7 +60,9 @@ class Transcript(Record):
         own = {key: value for key, value in line.items() if not (labelled and key in OF_LABELLED)}
         risk = own.pop("risk", None) if labelled else None
         given = own.get("messages")
-        messages: list[Any] = given if isinstance(given, list) else []
+        if given is not None and not isinstance(given, list):
+            raise ValueError('"messages" must be a list')
+        messages: list[Any] = given or []
         last = messages[-1] if messages else None
         if not isinstance(last, dict) or last.get("role") != "user":
             return {"conversation": own, "risk": risk}
@@ -109,7 +111,11 @@ def parse(content: bytes, place: str) -> list[Transcript]:
     if not re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|\[\s*\{)", content):
         return [_plain(content, place)]
     whole = _as_one(content)
-    return parse_records(whole or content, place, Transcript, SHAPE)
+    try:
+        return parse_records(whole or content, place, Transcript, SHAPE)
+    except DataError as error:  # a person's file has no "conversation" in it
+        said = re.sub(r"(:\d+: )conversation(?:\.|: )", r"\1", str(error))
+        raise DataError(said) from None
 
 
 def _as_one(content: bytes) -> bytes | None:

@@ -88,11 +88,11 @@ def test_the_persons_last_word_is_set_apart_and_changes_the_id() -> None:
         ("Me: hi\nDr. Coach: take them", "talk:2: who says this?"),
         ('{"messages": ' + "1" * 5000 + "}", "talk:1: not JSON that can be read"),
         ("Me: hi\nCoach:", "content is empty"),
-        (json.dumps({"messages": []}), "there is no user message"),
-        (json.dumps({"mesages": TURN}), "mesages: no such key"),
+        (json.dumps({"messages": []}), "talk:1: there is no user message"),
+        (json.dumps({"mesages": TURN}), "talk:1: mesages: no such key"),
         (json.dumps({"messages": TURN}) + "\n[1, 2]", "talk:2: a line must be one JSON object"),
         (json.dumps({"messages": TURN}) + "\n{", "talk:2: not JSON"),
-        (json.dumps({"messages": "hi"}), "messages"),
+        (json.dumps({"messages": "hi"}), 'talk:1: "messages" must be a list'),
     ],
 )
 def test_what_is_no_conversation_is_said_with_its_place(text: str, said: str) -> None:
