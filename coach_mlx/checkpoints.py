@@ -49,7 +49,7 @@ def save(
     target = step_folder(folder, saved.standing.step)
     with mlx_runtime.writing(target), whole_folder(target) as partial:
         lora.save(model, settings, partial)
-        mx.save_safetensors(str(partial / OPTIMIZER), dict(tree_flatten(optimizer.state)))
+        mx.save_safetensors(str(partial / OPTIMIZER), dict(sorted(tree_flatten(optimizer.state))))
         hashes = {name: stamp(partial / name).sha256 for name in (lora.WEIGHTS, OPTIMIZER)}
         state = {
             "standing": saved.standing.dump(),

@@ -9,6 +9,7 @@ before a command needs it.
 import contextlib
 import errno
 import importlib
+import io
 import json
 import shutil
 import signal
@@ -113,6 +114,8 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
     manifest = None if force else workspace.complete(stage, plan)
     if manifest:
         console.say(f"{stage}: already complete")
+        if hasattr(module, "dismiss"):
+            module.dismiss()
     else:
         console.say(f"{stage}: started")
         if force and hasattr(module, "set_aside"):
@@ -174,12 +177,15 @@ def _train(
     force: ForceOption = False,
     show_mask: MaskOption = False,
 ) -> None:
-    if not show_mask:
-        _stage_command("train")(config, set_, workspace, force)
-        return
-    from coach_mlx import trainer
+    from coach_mlx import ranks, trainer
 
-    _print(trainer.show_mask(*_open(config, set_, workspace)))
+    if show_mask:
+        _print(trainer.show_mask(*_open(config, set_, workspace)))
+    elif ranks.follows():
+        with contextlib.redirect_stderr(io.StringIO()):  # the leader speaks
+            trainer.follow(*_open(config, set_, workspace))
+    else:
+        _stage_command("train")(config, set_, workspace, force)
 
 
 def _generate(

@@ -6,6 +6,7 @@ Fails: ToolError where the others cannot be reached, DataError where they hold o
 """
 
 import functools
+import itertools
 import json
 import os
 from typing import Any, NamedTuple
@@ -34,10 +35,15 @@ class Ranks(NamedTuple):
         """A tree of arrays, added up over all ranks."""
         if self.size == 1:
             return arrays
-        import mlx.core as mx
-        from mlx.utils import tree_map
+        from mlx.utils import tree_flatten, tree_unflatten
 
-        return tree_map(lambda one: mx.distributed.all_sum(one, stream=mx.cpu), arrays)
+        # By name: a tree that was read from a file has another order, and ranks that add up
+        # different arrays wait for each other for ever.
+        leaves = sorted(tree_flatten(arrays))
+        summed: list[tuple[str, Any]] = []
+        for kind in sorted({str(one.dtype) for _, one in leaves}):
+            summed += _sum_at_once([leaf for leaf in leaves if str(leaf[1].dtype) == kind])
+        return tree_unflatten(summed)
 
     def share(self, value: Any = None) -> Any:
         """The leader's value, for all: whatever JSON can say."""
@@ -87,3 +93,16 @@ def join() -> Ranks:
             "Start all of them with: mlx.launch --hostfile hosts.json -- coach train"
         ) from None
     return Ranks(group.rank(), group.size())
+
+
+def _sum_at_once(leaves: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """One message instead of hundreds of small ones, each of which would wait for the network."""
+    import mlx.core as mx
+
+    joined = mx.concatenate([one.reshape(-1) for _, one in leaves])
+    summed = mx.distributed.all_sum(joined, stream=mx.cpu)
+    ends = list(itertools.accumulate(one.size for _, one in leaves))
+    parts = mx.split(summed, ends[:-1])
+    return [
+        (name, part.reshape(one.shape)) for (name, one), part in zip(leaves, parts, strict=True)
+    ]

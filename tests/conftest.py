@@ -15,7 +15,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from coach_mlx import importer, mlx_runtime
+from coach_mlx import dataset, importer, mlx_runtime
 from coach_mlx.config import Config, load_config
 from coach_mlx.records import Conversation
 from coach_mlx.workspace import PROJECT, Workspace, read_conversations
@@ -158,6 +158,14 @@ def shortened(conversations: Sequence[Conversation], turns: int) -> list[str]:
 
 
 TinyRun = tuple[Config, Workspace, list[str]]
+
+
+def prepare_tiny(run: TinyRun) -> TinyRun:
+    """Dataset and base in place, ready to train."""
+    if not run[1].holdout.exists():
+        dataset.run(run[0], run[1])
+        importer.run(run[0], run[1])
+    return run
 
 
 @pytest.fixture

@@ -7,28 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyRun, coach, coach_command
+from conftest import TinyRun, coach, coach_command, prepare_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coach_mlx import batches, checkpoints, dataset, importer, mlx_runtime, trainer, training_loop
+from coach_mlx import checkpoints, importer, mlx_runtime, trainer, training_loop
 from coach_mlx.config import TrainSection
 from coach_mlx.errors import ConfigError, DataError, ToolError
-from coach_mlx.records import Conversation
 from coach_mlx.workspace import read_jsonl
-
-
-@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 3), st.integers(0, 100))
-def test_every_batch_is_seen_once_an_epoch(
-    count: int, accumulate: int, epochs: int, seed: int
-) -> None:
-    settings = TrainSection(epochs=epochs, accumulate=accumulate)
-    course = batches.Course.of(count, settings, seed)
-    seen = [number for step in range(course.steps) for number in course.at(step)]
-    for epoch in range(epochs):
-        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
-    assert len(seen) == epochs * count
-    assert course.epoch(course.steps) == epochs
 
 
 @given(st.integers(1, 500), st.floats(0, 0.9))
@@ -41,40 +27,12 @@ def test_the_learning_rate_rises_and_falls(total: int, warmup: float) -> None:
     assert all(0 < rate <= 1e-3 for rate in rates)
 
 
-def test_no_conversation_is_dropped_or_cut(tokenizer: Any, starters: list[Conversation]) -> None:
-    settings = TrainSection(
-        max_seq_length=400, context_turns=1, batch_size=4, validation_fraction=0.2
-    )
-    found = batches.make_batches(tokenizer, starters, settings, seed=3)
-    parts = [part for batch in [*found.training, *found.validation] for part in batch]
-    assert all(part.length <= 400 for part in parts)
-    supervised = batches.target_count(parts)
-    whole = TrainSection(max_seq_length=100_000, validation_fraction=0)
-    uncut = batches.make_batches(tokenizer, starters, whole, seed=3)
-    assert supervised == sum(batches.target_count(batch) for batch in uncut.training)
-    assert (uncut.split_conversations, uncut.validation) == (0, [])
-    assert found.split_conversations > 0
-
-
-def test_every_conversation_that_cannot_be_trained_on_is_named(
-    tokenizer: Any, starters: list[Conversation]
-) -> None:
-    settings = TrainSection(max_seq_length=64)
-    with pytest.raises(DataError) as error:
-        batches.make_batches(tokenizer, starters[:4], settings, seed=1)
-    assert str(error.value).count("alone is longer than 64 tokens") > 1
-
-
 @pytest.fixture
 def prepared(tiny_project: Callable[..., TinyRun]) -> Callable[..., TinyRun]:
     """Dataset and base in place, ready to train."""
 
     def make(*overrides: str, **options: Any) -> TinyRun:
-        run = tiny_project(*overrides, **options)
-        if not run[1].holdout.exists():
-            dataset.run(run[0], run[1])
-            importer.run(run[0], run[1])
-        return run
+        return prepare_tiny(tiny_project(*overrides, **options))
 
     return make
 
