@@ -19,7 +19,17 @@ from coach_mlx.workspace import PROJECT, Workspace
 PACKAGE = PROJECT / "coach_mlx"
 ROWS = [
     {"errors"},
-    {"records", "stats", "console", "documents", "keys", "egress", "throttle", "supervisor"},
+    {
+        "records",
+        "stats",
+        "console",
+        "documents",
+        "keys",
+        "egress",
+        "throttle",
+        "supervisor",
+        "turn_shapes",
+    },
     {"config", "chat_format", "talk", "calls", "arcs"},
     {
         "workspace",

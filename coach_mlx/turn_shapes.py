@@ -1,0 +1,281 @@
+"""What a chat template writes around each message: one shape for all turns, and Ollama's template.
+
+A template is rendered with a private mark in the place of each message, which tells its own text
+from the people's words. Three things that templates do would make training and serving differ:
+
+* They drop, move or refuse a system message. Then it is put before the first user's words here.
+* They write the last turn unlike the earlier ones (a thinking block). Every turn gets the shape of
+  an earlier one, in which a model reads each turn but the last anyway. So a conversation is always
+  rendered with more turns behind it, which are cut off again.
+* They read the clock. They are given one fixed day.
+
+Fails: DataError, by name, where words are changed or dropped, or every turn opens a thinking block.
+"""
+
+import datetime
+import itertools
+import re
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from coach_mlx.errors import DataError
+
+Messages = Sequence[dict[str, str]]
+FIRST_MARK = 0xF0000  # a private-use plane: no text uses these characters
+DAY = datetime.date(2026, 1, 1)
+FOLD = "\n\n"  # between a system prompt and the first user's words
+NEXT_ROLES = {"system": ("user", "assistant", "user"), "user": ("assistant", "user")}
+THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thinking>", "</thinking>"))
+
+
+class Piece(NamedTuple):
+    """Rendered text: the template's own (`message` is None) or the words of a message."""
+
+    text: str
+    message: int | None
+
+
+def render(tokenizer: Any, messages: Messages) -> list[Piece]:
+    """A conversation, up to what the template writes after its last message."""
+    pieces = _as_history(tokenizer, messages)
+    last = _pieces(tokenizer, messages)[-1]
+    return pieces if last.message is not None else [*pieces, last]
+
+
+def render_prompt(tokenizer: Any, messages: Messages) -> list[Piece]:
+    """A conversation, up to where the assistant's words begin; the last piece is a reply's."""
+    return _as_history(tokenizer, [*messages, {"role": "assistant", "content": "Yes"}])
+
+
+def _as_history(tokenizer: Any, messages: Messages) -> list[Piece]:
+    """Up to the words of the last message, all in the shape of turns that others follow."""
+    roles = NEXT_ROLES.get(messages[-1]["role"], ("user",))
+    pieces = _pieces(tokenizer, [*messages, *({"role": role, "content": "Hi"} for role in roles)])
+    end = next(n for n, piece in enumerate(pieces) if piece.message == len(messages) - 1)
+    for before, piece in itertools.pairwise(pieces[: end + 1]):
+        if piece.message is not None and messages[piece.message]["role"] == "assistant":
+            _require_no_open_thinking(before.text)
+    return pieces[: end + 1]
+
+
+def _require_no_open_thinking(before: str) -> None:
+    for start, end in THINKING:
+        if before.rfind(start) > before.rfind(end):
+            raise DataError(
+                f"This model's chat template opens a thinking block ({start}) before every reply, "
+                "so the coach's words would be learned as thoughts that nobody reads. Choose "
+                "another base model: --set base.model=NAME"
+            )
+
+
+def _pieces(tokenizer: Any, messages: Messages) -> list[Piece]:
+    """Raises: DataError unless each message stands there once, in order, with nothing changed."""
+    marks = [chr(FIRST_MARK + number) for number in range(len(messages))]
+    text = _template_text(tokenizer, messages, marks)
+    pieces = [
+        Piece(messages[ord(part) - FIRST_MARK]["content"], ord(part) - FIRST_MARK)
+        if part in marks
+        else Piece(part, None)
+        for part in re.split(f"([{marks[0]}-{marks[-1]}])", text)
+        if part
+    ]
+    found = [piece.message for piece in pieces if piece.message is not None]
+    if found != [*range(len(messages))]:
+        lost = next((n for n in range(len(messages)) if found.count(n) != 1), 0)
+        raise _changed(f"drops, repeats or moves message {lost + 1} ({messages[lost]['role']})")
+    words = [message["content"] for message in messages]
+    if "".join(piece.text for piece in pieces) != _template_text(tokenizer, messages, words):
+        raise _changed(_what_changes(tokenizer, messages, marks, text))
+    return pieces
+
+
+def _changed(what: str) -> DataError:
+    return DataError(
+        f"This model's chat template {what}, so training and serving would differ. Change that "
+        "message, or choose another base model: --set base.model=NAME"
+    )
+
+
+def _what_changes(tokenizer: Any, messages: Messages, marks: list[str], text: str) -> str:
+    """The first message that comes out otherwise than it went in, and the likely reason."""
+    for number, (message, mark) in enumerate(zip(messages, marks, strict=True)):
+        words = message["content"]
+        contents = [*marks[:number], words, *marks[number + 1 :]]
+        if _template_text(tokenizer, messages, contents) != text.replace(mark, words):
+            which = f"message {number + 1} ({message['role']})"
+            tag = next((tag for pair in THINKING for tag in pair if tag in words), None)
+            if tag:
+                return f"takes the {tag!r} in {which} for its own mark of thinking and cuts there"
+            if words != words.strip():
+                return f"changes or drops white space at an edge of {which}"
+            return f"changes or drops words of {which}"
+    return "changes or drops some of the words"
+
+
+def _template_text(tokenizer: Any, messages: Messages, contents: Sequence[str]) -> str:
+    """What the template makes of these messages with these contents. Raises: DataError where it
+    refuses.
+    """
+    if messages[0]["role"] == "system" and _folds_system(tokenizer):
+        if len(messages) == 1 or messages[1]["role"] != "user":
+            raise DataError(
+                "This model's chat template knows no system prompt, and there is no user message "
+                "right behind it to put it into. Choose another base model: --set base.model=NAME"
+            )
+        contents = [f"{contents[0]}{FOLD}{contents[1]}", *contents[2:]]
+        messages = messages[1:]
+    return _apply(tokenizer, messages, contents)
+
+
+_folding: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def _folds_system(tokenizer: Any) -> bool:
+    """Whether this template drops, moves or refuses the system message of a longer conversation."""
+    if tokenizer not in _folding:
+        roles = ("system", "user", "assistant", "user", "assistant", "user")
+        marks = [chr(FIRST_MARK + number) for number in range(len(roles))]
+        try:
+            text = _apply(tokenizer, [{"role": role} for role in roles], marks)
+        except DataError:
+            text = ""
+        found = [letter for letter in text if letter in marks]
+        # What is wrong with other messages is not mended by folding; it is found and named later.
+        _folding[tokenizer] = marks[0] not in found or found.index(marks[0]) > 0
+    return _folding[tokenizer]
+
+
+def _apply(tokenizer: Any, messages: Messages, contents: Sequence[str]) -> str:
+    from jinja2.exceptions import TemplateError
+
+    chat = [
+        {**message, "content": content} for message, content in zip(messages, contents, strict=True)
+    ]
+    options: dict[str, Any] = {
+        "tokenize": False,
+        "add_generation_prompt": False,
+        "enable_thinking": False,
+    }
+    if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
+        options["strftime_now"] = DAY.strftime
+    try:
+        return str(tokenizer.apply_chat_template(chat, **options))
+    except TemplateError as error:
+        raise DataError(
+            f"This model's chat template refuses the conversation ({error}). Choose another base "
+            "model: --set base.model=NAME"
+        ) from None
+
+
+def begin_of_text(tokenizer: Any) -> str:
+    """The token that a server puts before every prompt by itself: the tokenizer asks for it, and
+    the chat template begins with it.
+    """
+    added = tokenizer.backend_tokenizer.encode("").ids
+    begin = str(getattr(tokenizer, "bos_token", None) or "") if added else ""
+    first = render(tokenizer, [{"role": "user", "content": "Hi"}])[0]
+    return begin if first.message is None and first.text.startswith(begin) else ""
+
+
+class TurnShape(NamedTuple):
+    """What the chat template writes around a message of one role."""
+
+    before: str
+    after: str
+
+
+class TurnShapes(NamedTuple):
+    """`first_user`: what stands before the user's words right behind the system prompt."""
+
+    system: TurnShape
+    user: TurnShape
+    assistant: TurnShape
+    first_user: str
+
+
+def ollama_template(tokenizer: Any) -> str | None:
+    """The chat template in Ollama's Go syntax; `None` where turns have no fixed shape (use the
+    GGUF's own then).
+
+    Ollama puts the Modelfile's SYSTEM first and llama.cpp adds a begin-of-text token itself, so the
+    shape is read off conversations that open with a system prompt, without that token, and must
+    reproduce 1 to 30 turns.
+    """
+    shapes = _turn_shapes(tokenizer)
+    if shapes is None or any("{{" in text for text in _texts(shapes)):
+        return None
+    system, user, assistant, first_user = shapes
+    cases = {"system": system, "user": user, "assistant": assistant}
+    numbered = first_user != user.before
+    if numbered:
+        before = f"{{{{ if eq $number 1 }}}}{first_user}{{{{ else }}}}{user.before}{{{{ end }}}}"
+        cases["user"] = TurnShape(before, user.after)
+    body = "{{ else ".join(
+        f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
+        for role, (before, after) in cases.items()
+    )
+    head = "range $number, $_ := .Messages" if numbered else "range .Messages"
+    return f"{{{{ {head} }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}" + assistant.before
+
+
+def _texts(shapes: TurnShapes) -> list[str]:
+    return [*shapes.system, *shapes.user, *shapes.assistant, shapes.first_user]
+
+
+def _turn_shapes(tokenizer: Any) -> TurnShapes | None:
+    chat = [{"role": "system", "content": "S"}]
+    for number in range(30):
+        chat += [
+            {"role": "user", "content": f"U{number}"},
+            {"role": "assistant", "content": f"A{number}"},
+        ]
+    try:
+        shapes = _read_shapes(tokenizer, chat[:5])
+        begin = begin_of_text(tokenizer)
+        whole = all(
+            begin + _shaped(shapes, chat[:length])
+            == "".join(piece.text for piece in render_prompt(tokenizer, chat[:length])[:-1])
+            for length in range(2, 61, 2)
+        )
+    except DataError:
+        return None
+    return shapes if whole else None
+
+
+def _read_shapes(tokenizer: Any, chat: Messages) -> TurnShapes:
+    """From system, user, assistant, user, assistant: the text between two messages is what stands
+    after the one and before the other.
+    """
+    between = [""] * len(chat)
+    for before, piece in itertools.pairwise([Piece("", None), *render(tokenizer, chat)]):
+        if piece.message is not None and before.message is None:
+            between[piece.message] = before.text
+    begin = begin_of_text(tokenizer)
+    after_assistant, user = _divided(between[3], _after_last(tokenizer, chat[:3]))
+    after_user, assistant = _divided(between[2], _after_last(tokenizer, chat[:2]))
+    after_system, first_user = _divided(between[1], between[1].removesuffix(user))
+    return TurnShapes(
+        TurnShape(between[0].removeprefix(begin), after_system),
+        TurnShape(user, after_user),
+        TurnShape(assistant, after_assistant),
+        first_user,
+    )
+
+
+def _after_last(tokenizer: Any, messages: Messages) -> str:
+    last = render(tokenizer, messages)[-1]
+    return last.text if last.message is None else ""
+
+
+def _divided(text: str, first: str) -> tuple[str, str]:
+    """`text` as `first` and the rest; all of it and nothing where it does not begin so."""
+    return (first, text[len(first) :]) if text.startswith(first) else (text, "")
+
+
+def _shaped(shapes: TurnShapes, messages: Messages) -> str:
+    text = ""
+    for number, message in enumerate(messages):
+        before, after = getattr(shapes, message["role"])
+        text += (shapes.first_user if number == 1 else before) + message["content"] + after
+    return text + shapes.assistant.before
