@@ -23,6 +23,7 @@ from coach_mlx.errors import DataError
 
 Messages = Sequence[dict[str, str]]
 FIRST_MARK = 0xF0000  # a private-use plane: no text uses these characters
+CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 DAY = datetime.date(2026, 1, 1)
 FOLD = "\n\n"  # between a system prompt and the first user's words
 NEXT_ROLES = {"system": ("user", "assistant", "user"), "user": ("assistant", "user")}
@@ -157,8 +158,9 @@ def _apply(tokenizer: Any, messages: Messages, contents: Sequence[str]) -> str:
         "add_generation_prompt": False,
         "enable_thinking": False,
     }
-    if "strftime_now" in str(getattr(tokenizer, "chat_template", "")):
-        options["strftime_now"] = DAY.strftime
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and CLOCK.search(template):
+        options["chat_template"] = CLOCK.sub(lambda call: repr(DAY.strftime(call[2])), template)
     try:
         return str(tokenizer.apply_chat_template(chat, **options))
     except TemplateError as error:
