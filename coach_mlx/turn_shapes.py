@@ -56,13 +56,14 @@ def _as_history(tokenizer: Any, messages: Messages) -> list[Piece]:
     end = next(n for n, piece in enumerate(pieces) if piece.message == len(messages) - 1)
     for before, piece in itertools.pairwise(pieces[: end + 1]):
         if piece.message is not None and messages[piece.message]["role"] == "assistant":
-            _require_no_open_thinking(before.text)
+            _require_no_open_thinking(tokenizer, before.text)
     return pieces[: end + 1]
 
 
-def _require_no_open_thinking(before: str) -> None:
-    for start, end in THINKING:
-        if before.rfind(start) > before.rfind(end):
+def _require_no_open_thinking(tokenizer: Any, before: str) -> None:
+    own = getattr(tokenizer, "think_start", None), getattr(tokenizer, "think_end", None)
+    for start, end in (*THINKING, own):
+        if start and end and before.rfind(start) > before.rfind(end):
             raise DataError(
                 f"This model's chat template opens a thinking block ({start}) before every reply, "
                 "so the coach's words would be learned as thoughts that nobody reads. Choose "
@@ -163,7 +164,7 @@ def _apply(tokenizer: Any, messages: Messages, contents: Sequence[str]) -> str:
         options["chat_template"] = CLOCK.sub(lambda call: repr(DAY.strftime(call[2])), template)
     try:
         return str(tokenizer.apply_chat_template(chat, **options))
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise DataError(
             f"This model's chat template refuses the conversation ({error}). Choose another base "
             "model: --set base.model=NAME"

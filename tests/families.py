@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +107,15 @@ def byte_pairs(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {shown[token]: rank for token, rank in ranks.items()}, merges
 
 
-def byte_level(path: Path, split: str) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+def byte_level(path: Path, split: str, composes: bool = False) -> Any:
+    """`composes`: letters and accents that follow them become one character first."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     # A word that is a token is that token, even where no row of merges leads to it.
     bpe = models.BPE(*byte_pairs(path), ignore_merges=True)
     tokenizer = Tokenizer(bpe)
+    if composes:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(split), "isolated"),
@@ -418,7 +422,8 @@ def spell_llama(text: str) -> list[int]:
 
 
 def spell_qwen(text: str) -> list[int]:
-    return list(tiktoken_speller(QWEN_RANKS, QWEN_SPLIT).encode_ordinary(text))
+    composed = unicodedata.normalize("NFC", text)
+    return list(tiktoken_speller(QWEN_RANKS, QWEN_SPLIT).encode_ordinary(composed))
 
 
 def spell_mistral(text: str) -> list[int]:
@@ -482,10 +487,10 @@ FAMILIES = [
         numbered(QWEN_CONTROL[:3], 151643),
         "",
         "<|im_end|>",
-        lambda: byte_level(QWEN_RANKS, QWEN_SPLIT),
+        lambda: byte_level(QWEN_RANKS, QWEN_SPLIT, composes=True),
         spell_qwen,
         written_qwen2,
-        {"model_type": "qwen2", "vocab_size": 151936},
+        {"model_type": "qwen2", "vocab_size": 151936, "head_dim": 8},
     ),
     Family(
         "qwen3",
@@ -493,7 +498,7 @@ FAMILIES = [
         numbered(QWEN_CONTROL, 151643),
         "",
         "<|im_end|>",
-        lambda: byte_level(QWEN_RANKS, QWEN_SPLIT),
+        lambda: byte_level(QWEN_RANKS, QWEN_SPLIT, composes=True),
         spell_qwen,
         written_qwen3,
         {"model_type": "qwen3", "vocab_size": 151936},

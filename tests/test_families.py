@@ -25,7 +25,7 @@ from coach_mlx import chat_format, importer, mlx_runtime, trainer, turn_shapes
 from coach_mlx.errors import DataError
 from coach_mlx.workspace import read_jsonl
 
-REPLIES = ["I'm here. What hurts most?", "Über 1,250 nights…", "🫂 Slowly, then.", "OK\n\n- rest"]
+REPLIES = ["I'm here. What hurts?", "Cafe\u0301, 1,250 nights…", "🫂 Slowly, then.", "OK\n\n- rest"]
 
 
 class Base(NamedTuple):
@@ -101,6 +101,13 @@ def test_ollama_sends_what_was_trained_on_for_thirty_turns(base: Base) -> None:
 
 def test_the_server_adds_the_first_token_where_the_format_has_one(base: Base) -> None:
     assert turn_shapes.begin_of_text(base.tokenizer) == base.family.begin
+
+
+def test_the_server_adds_no_token_that_the_format_does_not_have(tmp_path: Path) -> None:
+    family = FAMILIES[1]._replace(template=FAMILIES[1].template.replace("{{- bos_token }}", ""))
+    tokenizer = mlx_runtime.open_tokenizer(save_tokenizer(family, tmp_path / "other"), [2])
+    assert tokenizer.encode("Hi")[0] == family.control[family.begin]
+    assert turn_shapes.begin_of_text(tokenizer) == ""
 
 
 def test_the_loss_falls_and_plain_mlx_lm_opens_the_adapter(
