@@ -1,10 +1,10 @@
 """One conversation as the tokens a model sees: the prompt and the loss mask.
 
-Everything comes from the tokenizer's own chat template, as `turn_shapes` renders it: in pieces that
-tell the template's own text from the people's words. So a marker that somebody *types* is never a
-control token, and the loss lies where it is wanted: on every assistant turn's words and on the
-token that ends it. The prompt for a reply is, token for token, what stands before that reply in a
-conversation that is trained on.
+Everything comes from the tokenizer's own chat template, as `chat_template` renders it: in pieces
+that tell the template's own text from the people's words. So a marker that somebody *types* is
+never a control token, and the loss lies where it is wanted: on every assistant turn's words and on
+the token that ends it. The prompt for a reply is, token for token, what stands before that reply in
+a conversation that is trained on.
 """
 
 import bisect
@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from coach_mlx.chat_template import Messages, Piece, render, render_prompt
 from coach_mlx.errors import DataError
-from coach_mlx.turn_shapes import Messages, Piece, render, render_prompt
 
 
 class Encoded(NamedTuple):
@@ -46,7 +46,7 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
 
     Raises: DataError where the template changes a message or does not end the assistant's turn.
     """
-    pieces = _with_leads(render(tokenizer, messages), messages, _lead(tokenizer))
+    pieces = _with_leads(render(tokenizer, messages), messages, reply_lead(tokenizer))
     targets = {
         number
         for number, message in enumerate(messages)
@@ -76,15 +76,23 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
 
 def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     """The tokens after which the assistant speaks."""
+    return [token.token_id for token in _tokens(tokenizer, _prompt(tokenizer, messages))]
+
+
+def prompt_text(tokenizer: Any, messages: Messages) -> str:
+    """The text of that prompt."""
+    return "".join(piece.text for piece in _prompt(tokenizer, messages))
+
+
+def _prompt(tokenizer: Any, messages: Messages) -> list[Piece]:
     with_reply = [*messages, {"role": "assistant", "content": ""}]
-    pieces = _with_leads(render_prompt(tokenizer, messages), with_reply, _lead(tokenizer))
-    return [token.token_id for token in _tokens(tokenizer, pieces[:-1])]
+    return _with_leads(render_prompt(tokenizer, messages), with_reply, reply_lead(tokenizer))[:-1]
 
 
 _leads: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
-def _lead(tokenizer: Any) -> str:
+def reply_lead(tokenizer: Any) -> str:
     """White space of the template that becomes one token with the first word of a reply.
 
     Mistral's `[/INST] Yes` is such a case: the model says " Yes" in one token, so the blank is part
@@ -260,7 +268,7 @@ def check_mask(tokenizer: Any, messages: Messages, encoded: Encoded, context: in
     ]
     read = [tokenizer.decode(span[:-1]) for span in spans]
     ended = all(span[-1] in end_of_turn_ids(tokenizer) for span in spans)
-    lead = _lead(tokenizer)
+    lead = reply_lead(tokenizer)
     wrong = [
         number
         for number, (text, reply) in enumerate(zip(read, wanted, strict=False))

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coach_mlx import chat_format, console, llama_runtime, mlx_runtime, turn_shapes
+from coach_mlx import (
+    chat_format,
+    chat_template,
+    console,
+    llama_runtime,
+    mlx_runtime,
+    turn_shapes,
+)
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.workspace import (
@@ -215,7 +222,7 @@ def _add_tokenizer(
     writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any
 ) -> None:
     # Not merely where the tokenizer would add it: training has what the chat template writes.
-    adds_begin = bool(turn_shapes.begin_of_text(tokenizer))
+    adds_begin = bool(chat_template.begin_of_text(tokenizer))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.split)
     writer.add_token_list(vocabulary.tokens)

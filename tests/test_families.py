@@ -21,7 +21,7 @@ from families import (
 )
 from test_chat_format import changed_tokenizer
 
-from coach_mlx import chat_format, importer, mlx_runtime, trainer, turn_shapes
+from coach_mlx import chat_format, chat_template, importer, mlx_runtime, trainer, turn_shapes
 from coach_mlx.errors import DataError
 from coach_mlx.workspace import read_jsonl
 
@@ -80,11 +80,14 @@ def require_prompts_are_prefixes(tokenizer: Any) -> None:
 def require_ollama_sends_the_prompt(tokenizer: Any) -> None:
     template = turn_shapes.ollama_template(tokenizer)
     assert template is not None
-    begin = turn_shapes.begin_of_text(tokenizer)
+    begin = chat_template.begin_of_text(tokenizer)
     for turns in range(1, 31):
         messages = conversation(turns)[:-1]
-        pieces = turn_shapes.render_prompt(tokenizer, messages)[:-1]
-        assert begin + go(template, messages) == "".join(piece.text for piece in pieces)
+        assert begin + go(template, messages) == chat_format.prompt_text(tokenizer, messages)
+    # A server finds control tokens in the whole text, so without typed ones:
+    messages = [{**message, "content": "Go on"} for message in conversation(3)[:-1]]
+    sent = tokenizer.encode(begin + go(template, messages), add_special_tokens=False)
+    assert sent == chat_format.encode_prompt(tokenizer, messages)
 
 
 def test_every_token_and_its_loss_is_where_the_familys_format_has_it(base: Base) -> None:
@@ -100,14 +103,14 @@ def test_ollama_sends_what_was_trained_on_for_thirty_turns(base: Base) -> None:
 
 
 def test_the_server_adds_the_first_token_where_the_format_has_one(base: Base) -> None:
-    assert turn_shapes.begin_of_text(base.tokenizer) == base.family.begin
+    assert chat_template.begin_of_text(base.tokenizer) == base.family.begin
 
 
 def test_the_server_adds_no_token_that_the_format_does_not_have(tmp_path: Path) -> None:
     family = FAMILIES[1]._replace(template=FAMILIES[1].template.replace("{{- bos_token }}", ""))
     tokenizer = mlx_runtime.open_tokenizer(save_tokenizer(family, tmp_path / "other"), [2])
     assert tokenizer.encode("Hi")[0] == family.control[family.begin]
-    assert turn_shapes.begin_of_text(tokenizer) == ""
+    assert chat_template.begin_of_text(tokenizer) == ""
 
 
 def test_the_loss_falls_and_plain_mlx_lm_opens_the_adapter(
@@ -159,7 +162,7 @@ def test_another_format_of_a_family_is_read_as_it_is_written(variant: Base) -> N
 
 def test_the_templates_have_the_quirks_that_are_mended(base: Base) -> None:
     own = base.tokenizer.apply_chat_template(conversation(2), tokenize=False, enable_thinking=False)
-    ours = "".join(piece.text for piece in turn_shapes.render(base.tokenizer, conversation(2)))
+    ours = "".join(piece.text for piece in chat_template.render(base.tokenizer, conversation(2)))
     if base.family.name == "mistral":
         assert "Never judge." not in own
         assert "Never judge." in ours
