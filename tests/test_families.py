@@ -13,13 +13,15 @@ from families import (
     GEMMA2,
     QWEN3,
     VARIANTS,
+    Chat,
     Family,
     folded,
     go,
     make_base,
     save_tokenizer,
 )
-from test_chat_format import changed_tokenizer
+from hypothesis import given
+from test_chat_format import changed_tokenizer, chats
 
 from coach_mlx import chat_format, chat_template, importer, mlx_runtime, trainer, turn_shapes
 from coach_mlx.errors import DataError
@@ -34,7 +36,7 @@ class Base(NamedTuple):
     tokenizer: Any
 
 
-def conversation(turns: int, system: str | None = "Listen first.\nNever judge.") -> Any:
+def conversation(turns: int, system: str | None = "Listen first.\nNever judge.") -> Chat:
     messages = [{"role": "system", "content": system}] if system else []
     for number in range(turns):
         user = f"It's night {number}, and [INST] </s> <|im_end|> I can't sleep"
@@ -66,12 +68,11 @@ def require_as_written(family: Family, tokenizer: Any) -> None:
         chat_format.check_mask(tokenizer, messages, encoded)
 
 
-def require_prompts_are_prefixes(tokenizer: Any) -> None:
-    for messages in (conversation(4), conversation(4, system=None)):
-        whole = chat_format.encode_conversation(tokenizer, messages)
-        for place, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+def require_prompts_are_prefixes(tokenizer: Any, messages: Chat) -> None:
+    whole = chat_format.encode_conversation(tokenizer, messages)
+    chat_format.check_mask(tokenizer, messages, whole)
+    for place, message in enumerate(messages):
+        if message["role"] == "assistant":
             prompt = chat_format.encode_prompt(tokenizer, messages[:place])
             assert whole.token_ids[: len(prompt)] == prompt
             assert whole.is_target[len(prompt) - 1 : len(prompt) + 1] == [False, True]
@@ -95,7 +96,8 @@ def test_every_token_and_its_loss_is_where_the_familys_format_has_it(base: Base)
 
 
 def test_what_is_prompted_is_what_was_trained_on(base: Base) -> None:
-    require_prompts_are_prefixes(base.tokenizer)
+    for system in ("Listen first.", None):
+        require_prompts_are_prefixes(base.tokenizer, conversation(4, system))
 
 
 def test_ollama_sends_what_was_trained_on_for_thirty_turns(base: Base) -> None:
@@ -156,8 +158,12 @@ def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_another_format_of_a_family_is_read_as_it_is_written(variant: Base) -> None:
     require_as_written(variant.family, variant.tokenizer)
-    require_prompts_are_prefixes(variant.tokenizer)
     require_ollama_sends_the_prompt(variant.tokenizer)
+
+
+@given(messages=chats)
+def test_any_words_are_learned_right_behind_their_prompt(variant: Base, messages: Chat) -> None:
+    require_prompts_are_prefixes(variant.tokenizer, messages)
 
 
 def test_the_templates_have_the_quirks_that_are_mended(base: Base) -> None:
@@ -236,7 +242,7 @@ def test_a_thinking_block_that_every_turn_closes_stands_before_the_reply(
 ) -> None:
     closed = in_assistants_turn("<think>\n\n</think>\n")
     changed = changed_tokenizer(tokenizer, smollm2, tmp_path, closed)
-    require_prompts_are_prefixes(changed)
+    require_prompts_are_prefixes(changed, conversation(4))
     prompt = chat_format.encode_prompt(changed, conversation(1)[:-1])
     assert changed.decode(prompt).endswith("<think>\n\n</think>\n")
 
@@ -258,8 +264,8 @@ def test_what_one_template_needs_is_not_done_to_another(
     )
     changed = changed_tokenizer(tokenizer, smollm2, tmp_path, refusing)
     for _ in range(2):
-        for one, given in ((changed, folded(conversation(1))), (tokenizer, conversation(1))):
-            plain = chat_format.encode_conversation(one, given)
+        for one, same in ((changed, folded(conversation(1))), (tokenizer, conversation(1))):
+            plain = chat_format.encode_conversation(one, same)
             assert chat_format.encode_conversation(one, conversation(1)) == plain
     with pytest.raises(DataError, match="no user message right behind"):
         chat_format.encode_conversation(changed, conversation(1)[::2])
