@@ -154,7 +154,9 @@ class TrainSection(Section):
     steps: int | None = Field(default=None, ge=1)
     """Overrides epochs."""
     batch_size: int = Field(default=1, ge=1)
-    """Conversations a step."""
+    """Conversations a batch; of like length, so that little is padding."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches a step: a larger step in the memory of one batch."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak; it falls along a cosine to a tenth."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
@@ -169,6 +171,11 @@ class TrainSection(Section):
     """On the adapter's input."""
     layers: int = Field(default=16, ge=-1)
     """Adapt so many blocks, counted from the last; -1 for all."""
+    keys: list[str] | None = None
+    """Layers of a block that are adapted, such as [self_attn.q_proj, mlp.up_proj]; null for all."""
+    dora: bool = False
+    """Learn each weight's length apart from its direction (DoRA): often a little better, slower.
+    """
     max_seq_length: int = Field(default=4096, ge=64)
     """Tokens. A longer conversation is split between turns, never cut."""
     context_turns: int = Field(default=2, ge=0)
@@ -180,9 +187,13 @@ class TrainSection(Section):
     report_every: int = Field(default=10, ge=1)
     """Steps between two lines of metrics.jsonl."""
     validate_every: int = Field(default=100, ge=1)
-    """Steps between two validation losses."""
+    """Steps between two losses on the whole validation set; the best adapter by it is kept."""
+    patience: int | None = Field(default=5, ge=1)
+    """Stop after so many validation losses in a row that are no better; null for never."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between two points a killed run resumes from."""
+    keep_checkpoints: int = Field(default=5, ge=2)
+    """So many of the newest stay on disk, and the best."""
 
 
 class FuseSection(Section):
@@ -297,7 +308,9 @@ def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
             yield from _yaml_lines(value, indent + "  ")
             continue
         scalar = (
-            yaml.safe_dump(value, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+            yaml.safe_dump(value, allow_unicode=True, width=10_000, default_flow_style=True)
+            .removesuffix("...\n")
+            .strip()
         )
         yield f"{indent}# {' '.join((field.description or '').split())}"
         yield f"{indent}{key}: {scalar}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coach_mlx import console, llama_runtime, mlx_runtime, report
+from coach_mlx import console, llama_runtime, losses, mlx_runtime, report
 from coach_mlx.chat_format import Encoded, encode_conversation, encode_prompt, split_conversation
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, ToolError
@@ -249,7 +249,7 @@ def _open(
     return Arm(
         name,
         digest,
-        lambda one: sum(mlx_runtime.score(loaded.model, part) for part in one.parts),
+        lambda one: sum(losses.score(loaded.model, part) for part in one.parts),
         lambda one: "".join(
             mlx_runtime.stream_reply(loaded.model, loaded.tokenizer, one.prompt_ids, tokens)
         ).strip(),

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coach_mlx.chat_format import Encoded
 from coach_mlx.errors import DataError, ToolError
 
 OPENBLAS = "libopenblas.so.0"
@@ -150,64 +149,6 @@ def dequantize(model: Any) -> None:
 
     model.set_dtype(mx.float32)
     dequantize_model(model)
-
-
-def target_losses(model: Any, batch: Sequence[Encoded]) -> Any:
-    """Negative log-likelihood of each target, in nats, row after row; the output head sees the K
-    targets only.
-
-    Shapes: B conversations of up to T tokens -> (K,). Position t predicts token t + 1, so the first
-    token of a conversation cannot be a target.
-    """
-    import mlx.core as mx
-    import mlx.nn as nn
-
-    width = max(len(part.token_ids) for part in batch)
-    inputs = mx.array(
-        [part.token_ids + [0] * (width - len(part.token_ids)) for part in batch]
-    )  # (B, T)
-    hidden = model.model(inputs[:, :-1])  # (B, T - 1, hidden)
-    places, wanted = [], []
-    for row, (token_ids, is_target) in enumerate(batch):
-        for place in range(1, len(token_ids)):
-            if is_target[place]:
-                places.append(row * (width - 1) + place - 1)
-                wanted.append(token_ids[place])
-    chosen = hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]  # (K, hidden)
-    return nn.losses.cross_entropy(_output_head(model, chosen), mx.array(wanted))  # (K,)
-
-
-def score(model: Any, part: Encoded) -> float:
-    """Summed negative log-likelihood of one conversation's targets, in nats.
-
-    The tokens pass in pieces over a key-value cache, as they do when a reply is read, so memory and
-    time grow with the length and not with its square.
-    """
-    import mlx.core as mx
-    import mlx.nn as nn
-    from mlx_lm.models.cache import make_prompt_cache
-
-    cache, total = make_prompt_cache(model), 0.0
-    piece = 256 if device() == "cpu" else 2048
-    for start in range(0, len(part.token_ids) - 1, piece):
-        end = min(start + piece, len(part.token_ids) - 1)
-        hidden = model.model(mx.array([part.token_ids[start:end]]), cache)[0]  # (piece, hidden)
-        rows = [row for row in range(end - start) if part.is_target[start + row + 1]]
-        if rows:
-            wanted = mx.array([part.token_ids[start + row + 1] for row in rows])
-            logits = _output_head(model, hidden[mx.array(rows)])  # (K, V)
-            total += nn.losses.cross_entropy(logits, wanted, reduction="sum").item()
-        else:
-            mx.eval(hidden)
-    return total
-
-
-def _output_head(model: Any, hidden: Any) -> Any:
-    """Logits in float32 of some positions, (K, hidden) -> (K, V)."""
-    import mlx.core as mx
-
-    head = model.lm_head if "lm_head" in model else model.model.embed_tokens.as_linear
-    return head(hidden).astype(mx.float32)
 
 
 @contextlib.contextmanager

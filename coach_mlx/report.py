@@ -22,6 +22,7 @@ LIMITS = (
 
 
 def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
+    """The curve as a picture; the best validation loss is marked."""
     figure = _loss_figure(metrics)
     beside = path.with_name("partial." + path.name)
     figure.savefig(beside, dpi=150)
@@ -55,6 +56,15 @@ def _loss_figure(metrics: Sequence[dict[str, Any]]) -> Any:
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label)
+    tried = [
+        (line["validation_loss"], line["step"])
+        for line in metrics
+        if line["step"] and line.get("validation_loss") is not None
+    ]
+    if tried:
+        loss, step = min(tried)
+        label = f"best: {loss:.3f} at step {step}"
+        axes.plot([step], [loss], "*", markersize=14, color="tab:green", label=label)
     axes.set(xlabel="step", ylabel="nats a token", title="Loss on the coach's words")
     axes.legend()
     axes.grid(alpha=0.3)

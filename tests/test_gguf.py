@@ -14,6 +14,7 @@ from coach_mlx import (
     gguf,
     importer,
     llama_runtime,
+    losses,
     mlx_runtime,
     trainer,
 )
@@ -35,7 +36,7 @@ CHATML = (
 
 def mlx_losses(folder: Path, parts: list[chat_format.Encoded]) -> list[float]:
     model = mlx_runtime.open_model(folder).model
-    return [mlx_runtime.target_losses(model, [part]).mean().item() for part in parts]
+    return [losses.target_losses(model, [part]).mean().item() for part in parts]
 
 
 def gguf_losses(path: Path, parts: list[chat_format.Encoded]) -> list[float]:
@@ -152,7 +153,7 @@ def test_the_fused_model_is_the_adapter(
     config, workspace = trained
     parts = encoded(tokenizer, starters)
     adapted = mlx_runtime.open_model(workspace.base, workspace.adapter).model
-    expected = [mlx_runtime.target_losses(adapted, [part]).mean().item() for part in parts]
+    expected = [losses.target_losses(adapted, [part]).mean().item() for part in parts]
     assert mlx_losses(workspace.fused, parts) == pytest.approx(expected, abs=2e-3)
     assert mlx_losses(workspace.base, parts) != pytest.approx(expected, abs=2e-2)
     _, fused_tokenizer = mlx_lm.load(str(workspace.fused))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_tiny
 
 from coach_mlx import chat_format, gguf, importer, llama_runtime, mlx_runtime
 from coach_mlx.config import load_config
@@ -219,38 +218,3 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path, tiny: Pa
     (folder / "tokenizer_config.json").write_text(json.dumps(facts))
     with pytest.raises(DataError, match=rf"tokenizer in {folder} has no chat template"):
         run_import(tmp_path, str(folder))
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_target_losses_are_those_of_the_whole_logits(
-    tmp_path: Path, smollm2: Path, tokenizer: Any, family: str
-) -> None:
-    import mlx.core as mx
-    import mlx.nn as nn
-
-    folder = make_tiny(tmp_path / family, smollm2, family, tie_word_embeddings=family != "qwen2")
-    model = mlx_runtime.open_model(folder).model
-    chats = [
-        [{"role": "user", "content": "hi " * n}, {"role": "assistant", "content": "yes " * n}]
-        for n in (3, 9)
-    ]
-    batch = [chat_format.encode_conversation(tokenizer, chat) for chat in chats]
-    expected = []
-    for part in batch:
-        logits = model(mx.array([part.token_ids[:-1]]))[0].astype(mx.float32)
-        losses = nn.losses.cross_entropy(logits, mx.array(part.token_ids[1:]))
-        expected += [loss for loss, t in zip(losses.tolist(), part.is_target[1:], strict=True) if t]
-    found = mlx_runtime.target_losses(model, batch).tolist()
-    assert found == pytest.approx(expected, rel=1e-4)
-
-
-def test_scoring_in_pieces_is_scoring_at_once(
-    tmp_path: Path, smollm2: Path, tokenizer: Any, starters: list[Conversation]
-) -> None:
-    model = mlx_runtime.open_model(make_tiny(tmp_path / "tiny", smollm2)).model
-    for one in starters[:3]:
-        part = chat_format.encode_conversation(tokenizer, one.chat())
-        at_once = mlx_runtime.target_losses(model, [part]).sum().item()
-        assert mlx_runtime.score(model, part) == pytest.approx(at_once, rel=1e-4)
-    nothing = part._replace(is_target=[False] * len(part.token_ids))
-    assert mlx_runtime.score(model, nothing) == 0.0

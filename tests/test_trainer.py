@@ -11,23 +11,30 @@ from conftest import TinyRun, coach, coach_command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coach_mlx import batches, checkpoints, dataset, importer, mlx_runtime, trainer
+from coach_mlx import batches, checkpoints, dataset, importer, mlx_runtime, trainer, training_loop
 from coach_mlx.config import TrainSection
 from coach_mlx.errors import ConfigError, DataError, ToolError
 from coach_mlx.records import Conversation
 from coach_mlx.workspace import read_jsonl
 
 
-@given(st.integers(1, 40), st.integers(0, 5), st.integers(0, 100))
-def test_every_batch_is_seen_once_an_epoch(count: int, epoch: int, seed: int) -> None:
-    steps = range(epoch * count, (epoch + 1) * count)
-    assert sorted(batches.batch_at(count, step, seed) for step in steps) == list(range(count))
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 3), st.integers(0, 100))
+def test_every_batch_is_seen_once_an_epoch(
+    count: int, accumulate: int, epochs: int, seed: int
+) -> None:
+    settings = TrainSection(epochs=epochs, accumulate=accumulate)
+    course = batches.Course.of(count, settings, seed)
+    seen = [number for step in range(course.steps) for number in course.at(step)]
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert len(seen) == epochs * count
+    assert course.epoch(course.steps) == epochs
 
 
 @given(st.integers(1, 500), st.floats(0, 0.9))
 def test_the_learning_rate_rises_and_falls(total: int, warmup: float) -> None:
     settings = TrainSection(learning_rate=1e-3, warmup_fraction=warmup)
-    rates = [trainer.learning_rate_at(step, total, settings) for step in range(total)]
+    rates = [training_loop.learning_rate_at(step, total, settings) for step in range(total)]
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
@@ -40,8 +47,8 @@ def test_no_conversation_is_dropped_or_cut(tokenizer: Any, starters: list[Conver
     )
     found = batches.make_batches(tokenizer, starters, settings, seed=3)
     parts = [part for batch in [*found.training, *found.validation] for part in batch]
-    assert all(len(part.token_ids) <= 400 for part in parts)
-    supervised = sum(sum(part.is_target) for part in parts)
+    assert all(part.length <= 400 for part in parts)
+    supervised = batches.target_count(parts)
     whole = TrainSection(max_seq_length=100_000, validation_fraction=0)
     uncut = batches.make_batches(tokenizer, starters, whole, seed=3)
     assert supervised == sum(batches.target_count(batch) for batch in uncut.training)
@@ -88,11 +95,17 @@ def test_training_lowers_the_loss_and_mlx_lm_opens_the_adapter(
     lines = read_jsonl(workspace.metrics)
     assert set(lines[-1]) == {
         "step",
+        "epoch",
         "loss",
+        "smoothed_loss",
         "validation_loss",
+        "validation_by_topic",
         "learning_rate",
+        "gradient_norm",
         "tokens",
+        "targets",
         "tokens_per_second",
+        "targets_per_second",
         "peak_memory_gb",
     }
     model, _ = mlx_lm.load(str(workspace.base), adapter_path=str(workspace.adapter))
