@@ -1,20 +1,22 @@
-"""One conversation as the tokens a model sees: the prompt, the loss mask, and Ollama's template.
+"""One conversation as the tokens a model sees: the prompt and the loss mask.
 
-Everything comes from the tokenizer's own chat template. It is rendered with a private mark in the
-place of each message, which tells the template's own text from the people's words. So a marker that
-somebody *types* is never a control token, and the loss lies where it is wanted: on every assistant
-turn's words and on the token that ends it.
+Everything comes from the tokenizer's own chat template, as `chat_template` renders it: in pieces
+that tell the template's own text from the people's words. So a marker that somebody *types* is
+never a control token, and the loss lies where it is wanted: on every assistant turn's words and on
+the token that ends it. The prompt for a reply is, token for token, what stands before that reply in
+a conversation that is trained on.
 """
 
 import bisect
+import contextlib
 import re
+import unicodedata
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from coach_mlx.chat_template import Messages, Piece, render, render_prompt
 from coach_mlx.errors import DataError
-
-Messages = Sequence[dict[str, str]]
-FIRST_MARK = 0xF0000  # a private-use plane: no text uses these characters
 
 
 class Encoded(NamedTuple):
@@ -24,11 +26,12 @@ class Encoded(NamedTuple):
     is_target: list[bool]
 
 
-class Piece(NamedTuple):
-    """Rendered text: the template's own (`message` is None) or the words of a message."""
+class Token(NamedTuple):
+    """A token and the message it belongs to; one that is `astride` two belongs to the template."""
 
-    text: str
+    token_id: int
     message: int | None
+    astride: bool = False
 
 
 class Part(NamedTuple):
@@ -43,7 +46,7 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
 
     Raises: DataError where the template changes a message or does not end the assistant's turn.
     """
-    pieces = _render(tokenizer, messages)
+    pieces = _with_leads(render(tokenizer, messages), messages, reply_lead(tokenizer))
     targets = {
         number
         for number, message in enumerate(messages)
@@ -52,7 +55,7 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
     token_ids: list[int] = []
     is_target: list[bool] = []
     previous: int | None = None
-    for token, message in _tokens(tokenizer, pieces):
+    for token, message, _ in _tokens(tokenizer, pieces):
         ends_turn = message is None and previous in targets
         token_ids.append(token)
         is_target.append(message in targets or ends_turn)
@@ -73,10 +76,53 @@ def encode_conversation(tokenizer: Any, messages: Messages, context: int = 0) ->
 
 def encode_prompt(tokenizer: Any, messages: Messages) -> list[int]:
     """The tokens after which the assistant speaks."""
-    return [
-        token
-        for token, _ in _tokens(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
-    ]
+    return [token.token_id for token in _tokens(tokenizer, _prompt(tokenizer, messages))]
+
+
+def prompt_text(tokenizer: Any, messages: Messages) -> str:
+    """The text of that prompt."""
+    return "".join(piece.text for piece in _prompt(tokenizer, messages))
+
+
+def _prompt(tokenizer: Any, messages: Messages) -> list[Piece]:
+    with_reply = [*messages, {"role": "assistant", "content": ""}]
+    return _with_leads(render_prompt(tokenizer, messages), with_reply, reply_lead(tokenizer))[:-1]
+
+
+_leads: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def reply_lead(tokenizer: Any) -> str:
+    """White space of the template that becomes one token with the first word of a reply.
+
+    Mistral's `[/INST] Yes` is such a case: the model says " Yes" in one token, so the blank is part
+    of what it learns to say, and no prompt ends with it.
+    """
+    if tokenizer not in _leads:
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+        pieces = render_prompt(tokenizer, messages[:1])
+        before = pieces[-2].text if pieces[-2].message is None else ""
+        blank = before[len(before.rstrip()) :]
+        leads = (blank[len(blank) - length :] for length in range(len(blank) + 1))
+
+        def apart(lead: str) -> bool:
+            end = _with_leads(pieces[-2:], messages, lead)
+            return not any(token.astride for token in _tokens(tokenizer, end))
+
+        _leads[tokenizer] = next(filter(apart, leads), "")
+    return _leads[tokenizer]
+
+
+def _with_leads(pieces: Sequence[Piece], messages: Messages, lead: str) -> list[Piece]:
+    """Moves `lead` from the template's text to the assistant's words behind it."""
+    moved: list[Piece] = []
+    for piece in pieces:
+        spoken = piece.message is not None and messages[piece.message]["role"] == "assistant"
+        if lead and spoken and moved and moved[-1].text.endswith(lead):
+            moved[-1] = Piece(moved[-1].text.removesuffix(lead), moved[-1].message)
+            piece = Piece(lead + piece.text, piece.message)
+        moved.append(piece)
+    return moved
 
 
 def end_of_turn_ids(tokenizer: Any) -> set[int]:
@@ -148,33 +194,8 @@ def _fitting_turns(
     return bisect.bisect_left(range(1, len(turns)), True, key=too_long)
 
 
-def _render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> list[Piece]:
-    marks = {chr(FIRST_MARK + number): number for number in range(len(messages))}
-    marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-    pattern = f"([{chr(FIRST_MARK)}-{chr(FIRST_MARK + max(len(messages) - 1, 0))}])"
-    pieces = []
-    for text in re.split(pattern, tokenizer.apply_chat_template(marked, **options)):
-        if text in marks:
-            pieces.append(Piece(messages[marks[text]]["content"], marks[text]))
-        elif text:
-            pieces.append(Piece(text, None))
-    if "".join(piece.text for piece in pieces) != tokenizer.apply_chat_template(
-        list(messages), **options
-    ):
-        raise DataError(
-            "This model's chat template changes or drops some of the words (a system prompt it "
-            "does not know, or "
-            "white space at an edge), so training and serving would differ. Choose another base "
-            "model."
-        )
-    return pieces
-
-
-def _tokens(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[int, int | None]]:
-    """Each token with the message it belongs to, split only at the control tokens the template
-    wrote itself.
-    """
+def _tokens(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[Token]:
+    """Split only at the control tokens the template wrote itself."""
     backend = tokenizer.backend_tokenizer
     control = {
         token.content: number
@@ -183,36 +204,51 @@ def _tokens(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[int, int 
     }
     pattern = "|".join(re.escape(text) for text in sorted(control, key=len, reverse=True))
     stretch: list[Piece] = []
+    first = True
     for piece in pieces:
         if piece.message is not None or not pattern:
             stretch.append(piece)
             continue
         for text in re.split(f"({pattern})", piece.text):
             if text in control:
-                yield from _plain_tokens(backend, stretch)
-                stretch = []
-                yield control[text], None
+                yield from _plain_tokens(backend, stretch, first)
+                stretch, first = [], False
+                yield Token(control[text], None)
             elif text:
                 stretch.append(Piece(text, None))
-    yield from _plain_tokens(backend, stretch)
+    yield from _plain_tokens(backend, stretch, first)
 
 
-def _plain_tokens(backend: Any, stretch: Sequence[Piece]) -> Iterator[tuple[int, int | None]]:
-    """Tokens of text in which nothing is a control token; a token astride two pieces belongs to the
-    template.
-    """
+def _plain_tokens(backend: Any, stretch: Sequence[Piece], first: bool) -> Iterator[Token]:
+    """Tokens of text in which nothing is a control token."""
     text = "".join(piece.text for piece in stretch)
     if not text:
         return
     owner = [piece.message for piece in stretch for _ in piece.text]
-    before, backend.encode_special_tokens = backend.encode_special_tokens, True
-    try:
+    with _as_plain_text(backend, first):
         encoding = backend.encode(text, add_special_tokens=False)
-    finally:
-        backend.encode_special_tokens = before
     for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         owners = set(owner[start : max(end, start + 1)])
-        yield token, owners.pop() if len(owners) == 1 else None
+        astride = len(owners) > 1
+        yield Token(token, None if astride else owners.pop(), astride)
+
+
+@contextlib.contextmanager
+def _as_plain_text(backend: Any, first: bool) -> Iterator[None]:
+    """No control tokens; and a SentencePiece tokenizer that puts a blank before the first word of a
+    text does so only there.
+    """
+    split = backend.pre_tokenizer
+    scheme = getattr(split, "prepend_scheme", None)
+    before, backend.encode_special_tokens = backend.encode_special_tokens, True
+    if scheme == "first" and not first:
+        split.prepend_scheme = "never"
+    try:
+        yield
+    finally:
+        backend.encode_special_tokens = before
+        if scheme == "first":
+            split.prepend_scheme = scheme
 
 
 def check_mask(tokenizer: Any, messages: Messages, encoded: Encoded, context: int = 0) -> None:
@@ -232,73 +268,21 @@ def check_mask(tokenizer: Any, messages: Messages, encoded: Encoded, context: in
     ]
     read = [tokenizer.decode(span[:-1]) for span in spans]
     ended = all(span[-1] in end_of_turn_ids(tokenizer) for span in spans)
-    if read != wanted or not ended:
-        turn = next(
-            (n for n, pair in enumerate(zip(read, wanted, strict=False)) if pair[0] != pair[1]), 0
-        )
+    lead = reply_lead(tokenizer)
+    wrong = [
+        number
+        for number, (text, reply) in enumerate(zip(read, wanted, strict=False))
+        if _composed(text) not in (_composed(reply), _composed(lead + reply))
+    ]
+    if wrong or len(read) != len(wanted) or not ended:
+        turn = wrong[0] if wrong else 0
         raise DataError(
             f"The loss mask does not cover the assistant's words: reply {turn + 1} of "
-            f"{len(wanted)} reads "
-            f"{read[turn] if read else ''!r} instead of {wanted[turn] if wanted else ''!r}."
+            f"{len(wanted)} reads {read[turn] if read else ''!r} instead of "
+            f"{wanted[turn] if wanted else ''!r}."
         )
 
 
-class TurnShape(NamedTuple):
-    """What the chat template writes around a message of one role."""
-
-    before: str
-    after: str
-
-
-def ollama_template(tokenizer: Any) -> str | None:
-    """The chat template in Ollama's Go syntax; `None` where turns have no fixed shape (use the
-    GGUF's own then).
-
-    Ollama puts the Modelfile's SYSTEM first and llama.cpp adds a begin-of-text token itself, so the
-    shape is read off conversations that open with a system prompt, without that token, and must
-    reproduce 1 to 30 turns.
-    """
-    shapes = _turn_shapes(tokenizer)
-    if shapes is None or any("{{" in text for shape in shapes.values() for text in shape):
-        return None
-    cases = [
-        f'if eq .Role "{role}" }}}}{a}{{{{ .Content }}}}{z}' for role, (a, z) in shapes.items()
-    ]
-    body = "{{ else ".join(cases)
-    loop = f"{{{{ range .Messages }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}"
-    return loop + shapes["assistant"].before
-
-
-def _turn_shapes(tokenizer: Any) -> dict[str, TurnShape] | None:
-    from jinja2.exceptions import TemplateError
-
-    chat = [{"role": "system", "content": "S"}]
-    for number in range(30):
-        chat += [
-            {"role": "user", "content": f"U{number}"},
-            {"role": "assistant", "content": f"A{number}"},
-        ]
-    try:
-        texts = [
-            [piece.text for piece in _render(tokenizer, chat[:length])] for length in (1, 2, 3)
-        ]
-        begin = getattr(tokenizer, "bos_token", None) or ""
-        begin = begin if getattr(tokenizer, "add_bos_token", False) else ""
-        shapes, end = {}, begin
-        for number, role in enumerate(("system", "user", "assistant")):
-            before, after = texts[number][2 * number], texts[number][2 * number + 2]
-            shapes[role] = TurnShape(before.removeprefix(end), after)
-            end = after
-        whole = all(
-            tokenizer.apply_chat_template(chat[:length], tokenize=False, add_generation_prompt=True)
-            == begin + _shaped(shapes, chat[:length])
-            for length in range(2, 61, 2)
-        )
-    except (TemplateError, DataError, IndexError):
-        return None
-    return shapes if whole else None
-
-
-def _shaped(shapes: dict[str, TurnShape], messages: Messages) -> str:
-    turns = [shapes[m["role"]].before + m["content"] + shapes[m["role"]].after for m in messages]
-    return "".join(turns) + shapes["assistant"].before
+def _composed(text: str) -> str:
+    """Qwen's tokenizer writes a letter and its accent as one character: the same words."""
+    return unicodedata.normalize("NFC", text)

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coach_mlx import chat_format, console, llama_runtime, mlx_runtime
+from coach_mlx import (
+    chat_format,
+    chat_template,
+    console,
+    llama_runtime,
+    mlx_runtime,
+    turn_shapes,
+)
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.workspace import (
@@ -214,7 +221,8 @@ def _add_model_facts(writer: Any, facts: dict[str, Any], name: str, licence: str
 def _add_tokenizer(
     writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any
 ) -> None:
-    adds_begin = bool(tokenizer.backend_tokenizer.encode("").ids)
+    # Not merely where the tokenizer would add it: training has what the chat template writes.
+    adds_begin = bool(chat_template.begin_of_text(tokenizer))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.split)
     writer.add_token_list(vocabulary.tokens)
@@ -312,7 +320,7 @@ def render_modelfile(config: Config, tokenizer: Any, system_prompt: str, gguf_pa
     if '"""' in system_prompt:
         raise DataError('The system prompt holds """, which a Modelfile cannot. Take it out.')
     serve = config.serve
-    template = chat_format.ollama_template(tokenizer)
+    template = turn_shapes.ollama_template(tokenizer)
     licence = f"{config.base.license}, of the base model {config.base.model}."
     blocks = [
         f"# {config.name}: a private self-care coach. It is not a therapist, and not for a crisis.",

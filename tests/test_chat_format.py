@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coach_mlx import chat_format, mlx_runtime
+from coach_mlx import chat_format, mlx_runtime, turn_shapes
 from coach_mlx.errors import DataError
 from coach_mlx.records import Conversation
 
@@ -127,9 +127,12 @@ LOOP = "{% for message in messages %}%s{% endfor %}"
     ("body", "why"),
     [
         ("{{ message.content }}\n", "would never stop"),
-        ("{{ message.role }}: {{ message.content }}", "does not cover|would never stop"),
+        ("{{ message.role }}: {{ message.content }}", "writes nothing after an assistant turn"),
         ("{{ message.content | upper }}<|im_end|>", "changes or drops"),
-        ("{% if message.role != 'user' %}{{ message.content }}<|im_end|>{% endif %}", ""),
+        (
+            "{% if message.role != 'user' %}{{ message.content }}<|im_end|>{% endif %}",
+            "drops, repeats or moves message 1",
+        ),
     ],
 )
 def test_a_template_that_cannot_teach_stopping_is_refused(
@@ -137,14 +140,9 @@ def test_a_template_that_cannot_teach_stopping_is_refused(
 ) -> None:
     changed = changed_tokenizer(tokenizer, smollm2, tmp_path, LOOP.replace("%s", body))
     messages = chat([("hello", "there")], None)
-    if why:
-        with pytest.raises(DataError, match=why):
-            found = chat_format.encode_conversation(changed, messages)
-            chat_format.check_mask(changed, messages, found)
-    else:
-        encoded = chat_format.encode_conversation(changed, messages)
-        with pytest.raises(DataError, match="does not cover"):
-            chat_format.check_mask(changed, [*messages, messages[1]], encoded)
+    with pytest.raises(DataError, match=why):
+        found = chat_format.encode_conversation(changed, messages)
+        chat_format.check_mask(changed, messages, found)
 
 
 def test_a_wrong_mask_is_found_before_the_first_step(tokenizer: Any) -> None:
@@ -159,10 +157,12 @@ def test_a_wrong_mask_is_found_before_the_first_step(tokenizer: Any) -> None:
     everything = right._replace(is_target=[True] * len(right.is_target))
     with pytest.raises(DataError, match="loss mask"):
         chat_format.check_mask(tokenizer, messages, everything)
+    with pytest.raises(DataError, match="loss mask"):
+        chat_format.check_mask(tokenizer, [*messages, messages[1]], right)
 
 
 def test_ollamas_template_is_read_off_the_models_own(tokenizer: Any) -> None:
-    template = chat_format.ollama_template(tokenizer)
+    template = turn_shapes.ollama_template(tokenizer)
     assert template is not None
     assert template.startswith(
         '{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n'
@@ -175,4 +175,4 @@ def test_a_template_without_a_fixed_shape_has_no_go_twin(
 ) -> None:
     body = "{{ loop.index }}{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     changed = changed_tokenizer(tokenizer, smollm2, tmp_path, LOOP.replace("%s", body))
-    assert chat_format.ollama_template(changed) is None
+    assert turn_shapes.ollama_template(changed) is None

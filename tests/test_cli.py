@@ -28,6 +28,7 @@ ROWS = [
         "egress",
         "throttle",
         "supervisor",
+        "chat_template",
     },
     {"config", "chat_format", "talk", "calls", "arcs"},
     {
@@ -38,6 +39,7 @@ ROWS = [
         "rules_honesty",
         "rules_medicine",
         "quotations",
+        "turn_shapes",
     },
     {"prices", "ledger", "slips", "near_duplicates", "verdicts", "transcripts"},
     {
