@@ -19,8 +19,8 @@ from coach_mlx.workspace import PROJECT, Workspace
 PACKAGE = PROJECT / "coach_mlx"
 ROWS = [
     {"errors"},
-    {"records", "stats", "console", "documents", "keys", "egress", "throttle", "supervisor"},
-    {"config", "chat_format", "talk", "calls", "arcs"},
+    {"records", "stats", "console", "documents", "keys", "egress", "throttle", "gpu"},
+    {"config", "chat_format", "talk", "calls", "arcs", "supervisor"},
     {
         "workspace",
         "rules_bonds",
