@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -298,6 +299,15 @@ def test_one_of_several_launched_processes_trains_by_itself(
     monkeypatch.setenv(rank, "1")
     assert not supervisor.needs_worker(["train"])
     assert supervisor.needs_worker(["generate"])
+
+
+def test_without_room_for_its_notes_a_training_begins_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:  # what is captured needs room as well
+        patched.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+        assert supervisor.run(["train", "--workspace", str(tmp_path)]) == 5
+    assert "coach import" in capfd.readouterr().err
 
 
 STEPS = """
