@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ class Training:
     """`coach train` as a person starts it, and the worker it waits for."""
 
     def __init__(self, workspace: Workspace, options: list[str], *arguments: str) -> None:
-        self.metrics = workspace.metrics
-        self.command = ("train", *options, *arguments)
-        self.process = start(*self.command)
+        self.root, self.metrics = workspace.root, workspace.metrics
+        self.process = start("train", *options, *arguments)
         self.ended: set[int] = set()
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
@@ -49,9 +48,7 @@ class Training:
         raise AssertionError("it took too long")
 
     def workers(self) -> list[int]:
-        command = ["pgrep", "-P", str(self.process.pid)]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return [int(one) for one in listed.split() if int(one) not in self.ended]
+        return [one for one in found("-P", str(self.process.pid)) if one not in self.ended]
 
     def worker(self) -> int:
         """Of the worker that has not been ended yet."""
@@ -78,10 +75,26 @@ class Training:
     def end(self) -> tuple[int, dict[str, Any], str]:
         return finished(self.process)
 
+    def clear_away(self) -> None:
+        """What a test that failed left at work."""
+        for process in found("-f", f"workspace {self.root}"):
+            os.kill(process, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def found(*wanted: str) -> list[int]:
+    """Processes, by their parent or their command line."""
+    listed = subprocess.run(["pgrep", *wanted], capture_output=True, text=True, check=False)
+    return [int(one) for one in listed.stdout.split()]
+
 
 @pytest.fixture
-def train(tiny_project: Callable[..., TinyRun]) -> Callable[..., Training]:
+def train(tiny_project: Callable[..., TinyRun]) -> Iterator[Callable[..., Training]]:
     """Start a training of so many steps, with its data and its base in place."""
+    started: list[Training] = []
 
     def begin(steps: int, *arguments: str) -> Training:
         config, workspace, options = tiny_project(
@@ -90,9 +103,12 @@ def train(tiny_project: Callable[..., TinyRun]) -> Callable[..., Training]:
         if not workspace.holdout.exists():
             dataset.run(config, workspace)
             importer.run(config, workspace)
-        return Training(workspace, options, *arguments)
+        started.append(Training(workspace, options, *arguments))
+        return started[-1]
 
-    return begin
+    yield begin
+    for training in started:
+        training.clear_away()
 
 
 @needs_proc
@@ -184,9 +200,7 @@ def test_a_training_whose_person_is_gone_saves_its_step_and_the_next_one_waits_f
     os.kill(worker, signal.SIGSTOP)
     first.process.kill()
     first.process.wait()
-    second = Training.__new__(Training)
-    second.metrics, second.ended = first.metrics, set()
-    second.process = start(*first.command)
+    second = train(400)
     assert second.process.stderr is not None
     assert any("Waiting for an earlier coach" in line for line in second.process.stderr)
     done = first.step()
@@ -197,7 +211,6 @@ def test_a_training_whose_person_is_gone_saves_its_step_and_the_next_one_waits_f
     assert code == 130
     resumed = int(said.split("Going on after step ")[1].split(".")[0])
     assert resumed >= done
-    first.process.communicate()
 
 
 def test_a_stage_whose_terminal_is_gone_ends_well_and_no_other_follows(
