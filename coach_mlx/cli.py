@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coach_mlx import supervisor
 from coach_mlx.errors import INTERRUPTED, CoachError, ConfigError, GateFailed
 
 MATERIAL = (
@@ -37,8 +38,6 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
 )
-PAID = ("generate", "assess", "judge-passport")
-"""Run in a process of their own that outlives a kill until paid answers are stored."""
 MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
 
 app = typer.Typer(
@@ -277,6 +276,8 @@ def run(
     with place.lock():
         for stage, _, _ in STAGES:
             results[stage] = _execute(stage, loaded, place)
+            if supervisor.is_orphaned():
+                return
             if stage == "import":
                 _preflight(loaded, place)
     _print({"stage": "run", **results["evaluate"]})
@@ -386,6 +387,7 @@ DISK_ERRORS = {
 
 def main() -> None:
     """Run the command line; every way out has its exit code."""
+    supervisor.begin()
     code = _run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to interrupt but the farewell
     sys.exit(code)
@@ -393,11 +395,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        if arguments[:1] and arguments[0] in PAID and not ({"--help", "--quote"} & {*arguments}):
-            from coach_mlx import supervisor
-
-            if not supervisor.is_worker():
-                return supervisor.run(arguments)
+        if supervisor.needs_worker(arguments):
+            return supervisor.run(arguments)
         return int(app(arguments, standalone_mode=False, prog_name="coach") or 0)
     except CoachError as error:
         return _say(str(error), error.exit_code)

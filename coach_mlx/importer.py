@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coach_mlx import console, llama_runtime, mlx_runtime
+from coach_mlx import console, llama_runtime, mlx_runtime, supervisor
 from coach_mlx.config import BaseSection, Config
 from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.workspace import Plan, Workspace, require_space, whole_folder, write_whole
@@ -104,7 +104,14 @@ def _from_hub(base: BaseSection) -> Path:
     online |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     command = [sys.executable, "-c", DOWNLOAD, base.model, base.revision or "", *KEPT]
     console.say(f"{base.model} is not on this machine's disk as a folder: asking the hub for it.")
-    done = subprocess.run(command, env=online, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=online,
+        stdout=subprocess.PIPE,
+        stderr=supervisor.screen(),
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise BackendError(
             f"The hub did not give {base.model}. Without a network, use a model that is on disk: "

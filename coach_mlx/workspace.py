@@ -124,7 +124,7 @@ class Workspace:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Only one process writes; the lock goes with the process, however it ends. One whose
-        person is gone only takes in its last answers, and is waited for. Raises: ToolError.
+        person is gone only stores what it has under way, and is waited for. Raises: ToolError.
         """
         self.manifests.mkdir(parents=True, exist_ok=True)
         with (self.manifests / ".lock").open("a+") as handle:
@@ -137,7 +137,7 @@ class Workspace:
                         "one --workspace DIR."
                     )
                 if not said:
-                    console.say("Waiting for an earlier coach to take in its last answers.")
+                    console.say("Waiting for an earlier coach to store what it has under way.")
                 said = True
                 time.sleep(LOCK_SECONDS)
             handle.truncate(0)

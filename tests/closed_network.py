@@ -1,5 +1,10 @@
-"""Run `coach` with every way to another machine shut: `python tests/closed_network.py ARGS`."""
+"""Run `coach` with every way to another machine shut: `python tests/closed_network.py ARGS`.
 
+It works in this very process, as a worker for whom nobody waits: the shut door is this process's
+own, and a kill ends the work itself.
+"""
+
+import os
 import sys
 from typing import Any
 
@@ -13,6 +18,7 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 if __name__ == "__main__":
     sys.addaudithook(refuse)
+    os.environ["COACH_LIFELINE"] = "-1:"
     from coach_mlx.cli import main
 
     main()

@@ -41,6 +41,7 @@ def without_network() -> tuple[str, ...]:
 
 
 def coach_command(*arguments: str) -> list[str]:
+    """The command line with the network closed, in the process that this starts and no other."""
     script = str(PROJECT / "tests" / "closed_network.py")
     return [*without_network(), sys.executable, script, *arguments]
 
@@ -48,7 +49,7 @@ def coach_command(*arguments: str) -> list[str]:
 def coach(
     *arguments: str, stdin: str = "", timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, the network closed."""
+    """The command line in one process of its own, the network closed."""
     return subprocess.run(
         coach_command(*arguments),
         input=stdin,
@@ -60,18 +61,26 @@ def coach(
     )
 
 
-def start_coach(
-    command: str, folder: Path, *arguments: str, stdin: int | None = None
+def start(
+    *arguments: str, stdin: int | None = None, script: Path | None = None
 ) -> "subprocess.Popen[str]":
-    """A command in a workspace, under way."""
+    """The command line as a person starts it, under way; `script` is what they call."""
+    called = ["-m", "coach_mlx.cli"] if script is None else [str(script)]
     return subprocess.Popen(
-        [sys.executable, "-m", "coach_mlx.cli", command, "--workspace", str(folder), *arguments],
+        [sys.executable, *called, *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
     )
+
+
+def start_coach(
+    command: str, folder: Path, *arguments: str, stdin: int | None = None
+) -> "subprocess.Popen[str]":
+    """A command in a workspace, under way."""
+    return start(command, "--workspace", str(folder), *arguments, stdin=stdin)
 
 
 def finished(process: "subprocess.Popen[str]") -> tuple[int, dict[str, Any], str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TinyRun, coach, coach_command, shortened
+from conftest import TinyRun, coach, finished, shortened, start
 
 from coach_mlx import cli
 from coach_mlx.config import load_config
@@ -27,10 +27,10 @@ ROWS = [
         "keys",
         "egress",
         "throttle",
-        "supervisor",
+        "gpu",
         "chat_template",
     },
-    {"config", "chat_format", "talk", "calls", "arcs"},
+    {"config", "chat_format", "talk", "calls", "arcs", "supervisor"},
     {
         "workspace",
         "rules_bonds",
@@ -165,11 +165,11 @@ def test_help_imports_nothing_heavy() -> None:
     ],
 )
 def test_every_mistake_has_its_exit_code_and_says_what_to_type(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
 ) -> None:
     options = [] if arguments == ["trian"] else ["--workspace", str(tmp_path)]
     assert cli._run([*arguments, *options]) == code
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert said in captured.err
     assert captured.out == ""
     assert "Traceback" not in captured.err
@@ -323,32 +323,30 @@ def test_what_the_export_cannot_write_is_refused_before_the_training(
 
 def interrupt_as_it_begins(stage: str, options: list[str]) -> int:
     """Ctrl-C in `coach run`, as soon as this stage says that it has started; the exit code."""
-    process = subprocess.Popen(
-        coach_command("run", *options),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start("run", *options)
     assert process.stderr is not None
     said = ""
     while f"{stage}: started" not in said:
         line = process.stderr.readline()
         assert line, f"{stage} never began: {said}"
         said += line
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     said += process.communicate(timeout=60)[1]
     assert "Traceback" not in said
     return process.returncode
 
 
 def test_ctrl_c_in_any_stage_ends_with_130_and_the_next_run_goes_on(
-    tiny_project: Callable[..., TinyRun],
+    tiny_project: Callable[..., TinyRun], tmp_path: Path
 ) -> None:
     _, _, options = tiny_project()
     for stage, _, _ in cli.STAGES:
         assert interrupt_as_it_begins(stage, options) == 130
-    done = coach("run", *options)
-    assert done.returncode in (0, 10), done.stderr
-    complete = [stage for stage, _, _ in cli.STAGES if f"{stage}: already complete" in done.stderr]
+    script = tmp_path / "coach"
+    script.write_text("from coach_mlx.cli import main\nmain()\n")
+    code, result, said = finished(start("run", *options, script=script))
+    assert code in (0, 10), said
+    assert f"Talk to it: {script} chat" in said
+    assert result["stage"] == "run"
+    complete = [stage for stage, _, _ in cli.STAGES if f"{stage}: already complete" in said]
     assert complete == [stage for stage, _, _ in cli.STAGES[:-1]]
