@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 
 from coach_mlx import mlx_runtime
 from coach_mlx.errors import DataError, ToolError
-
-VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+from coach_mlx.supervisor import RANKS
 
 
 def launched() -> bool:
     """Whether this process is one of several."""
-    return any(name in os.environ for name in VARIABLES)
+    return any(name in os.environ for name in RANKS)
 
 
 def follows() -> bool:
     """Whether another process leads: only that one writes files and speaks."""
-    return any(os.environ.get(name, "0") != "0" for name in VARIABLES)
+    return any(os.environ.get(name, "0") != "0" for name in RANKS)
 
 
 class Ranks(NamedTuple):

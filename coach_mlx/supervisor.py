@@ -39,8 +39,8 @@ WATCHED = {
 RESUMED = {"train", "run"}
 """Started once more when the worker breaks down."""
 
-RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
-"""Environment of a process that `mlx.launch` or MPI watches already."""
+RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""Environment of a process that `mlx.launch` or MPI started, and watches; its number in it."""
 
 LIFELINE = "COACH_LIFELINE"
 """Environment of a worker: the end of the pipe that closes when the waiting process is gone, that

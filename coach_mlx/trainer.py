@@ -16,6 +16,7 @@ from typing import Any
 from coach_mlx import (
     checkpoints,
     console,
+    gpu,
     lora,
     losses,
     mlx_runtime,
@@ -55,7 +56,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     resumed = checkpoints.begin(workspace.adapter, fingerprint)
     everyone.share("train")
     state = _prepare(config, workspace, conversations, everyone)
-    seconds = training_loop.run(state, resumed)
+    with gpu.explained():
+        seconds = training_loop.run(state, resumed)
     kept = checkpoints.finish(workspace.adapter, state.standing, state.settings, state.model)
     lines = read_jsonl(workspace.metrics)
     report.plot_loss(lines, workspace.loss_plot)

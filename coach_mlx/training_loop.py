@@ -5,17 +5,15 @@ its share of every batch; the gradients are added up before the one update that 
 Fails: DataError where a loss is no number, before it can reach the weights.
 """
 
-import contextlib
 import itertools
 import math
-import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coach_mlx import checkpoints, console, losses
+from coach_mlx import checkpoints, console, gpu, losses, supervisor
 from coach_mlx.batches import (
     Batch,
     Batches,
@@ -61,7 +59,8 @@ def run(state: Run, resumed: Path | None) -> float:
         _start(state)
     started, done = time.monotonic(), sum(work[: state.standing.step])
     with (
-        _interrupt_after_step() as interrupted,
+        gpu.training_session(),
+        supervisor.stop_after_step() as asked,
         console.progress("train", sum(work), "tokens", done) as bar,
     ):
         state.journal.start_clock(state.standing)
@@ -70,7 +69,7 @@ def run(state: Run, resumed: Path | None) -> float:
             facts = _step(state)
             bar.advance(size, _note(state))
             _after_step(state, facts)
-            _stop_if(state, interrupted())
+            _stop_if(state, asked())
     return time.monotonic() - started
 
 
@@ -293,23 +292,3 @@ def _stop_if(state: Run, interrupted: bool) -> None:
             f"Stopped after step {state.standing.step}. The same command goes on from there."
         )
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the step end and be saved; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(signum: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-        console.say(
-            "Stopping after this step. Ctrl-C again stops at once, back to the last checkpoint."
-        )
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -125,7 +125,7 @@ def test_batches_that_cannot_be_shared_are_refused(tiny_project: Project) -> Non
 
 
 def test_nobody_is_met_where_nobody_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ranks.VARIABLES:
+    for name in ranks.RANKS:
         monkeypatch.delenv(name, raising=False)
     assert (ranks.launched(), ranks.follows()) == (False, False)
     assert ranks.join() == Ranks(0, 1)
