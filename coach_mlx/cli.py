@@ -60,10 +60,19 @@ WorkspaceOption = Annotated[
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option("--force", help="Run although it is complete (an earlier training is set aside)."),
+    typer.Option(
+        "--force",
+        help="Run although it is complete (an earlier training is set aside), or may not fit.",
+    ),
 ]
 MaskOption = Annotated[
     bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
+]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Compute what it needs of this machine's memory, and stop.")
+]
+MacOption = Annotated[
+    int | None, typer.Option("--mac", min=8, help="With --plan: for a Mac of so many GB.")
 ]
 
 
@@ -117,9 +126,10 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
         console.say(f"{stage}: started")
         if force and hasattr(module, "set_aside"):
             module.set_aside(config, workspace)
+        forced = {"force": True} if force and hasattr(module, "set_aside") else {}
         started = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for our own result
-            result = module.run(config, workspace)
+            result = module.run(config, workspace, **forced)
         seconds = time.monotonic() - started
         manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")
@@ -173,12 +183,17 @@ def _train(
     workspace: WorkspaceOption = Path(),
     force: ForceOption = False,
     show_mask: MaskOption = False,
+    plan: PlanOption = False,
+    mac: MacOption = None,
 ) -> None:
-    if not show_mask:
+    if not show_mask and not plan:
         _stage_command("train")(config, set_, workspace, force)
         return
     from coach_mlx import trainer
 
+    if plan:
+        _print(trainer.show_plan(*_open(config, set_, workspace), mac))
+        return
     _print(trainer.show_mask(*_open(config, set_, workspace)))
 
 
