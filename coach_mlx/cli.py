@@ -60,10 +60,10 @@ WorkspaceOption = Annotated[
 ]
 ForceOption = Annotated[
     bool,
-    typer.Option(
-        "--force",
-        help="Run although it is complete (an earlier training is set aside), or may not fit.",
-    ),
+    typer.Option("--force", help="Run although it is complete (an earlier training is set aside)."),
+]
+AnywayOption = Annotated[
+    bool, typer.Option("--force", help="Start anew (an earlier one is set aside), fit or no fit.")
 ]
 MaskOption = Annotated[
     bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
@@ -72,7 +72,7 @@ PlanOption = Annotated[
     bool, typer.Option("--plan", help="Compute what it needs of this machine's memory, and stop.")
 ]
 MacOption = Annotated[
-    int | None, typer.Option("--mac", min=8, help="With --plan: for a Mac of so many GB.")
+    int | None, typer.Option("--mac", min=8, help="The same for a Mac of so many GB.")
 ]
 
 
@@ -181,11 +181,12 @@ def _train(
     config: ConfigOption = None,
     set_: SetOption = None,
     workspace: WorkspaceOption = Path(),
-    force: ForceOption = False,
+    force: AnywayOption = False,
     show_mask: MaskOption = False,
     plan: PlanOption = False,
     mac: MacOption = None,
 ) -> None:
+    plan = plan or mac is not None
     if not show_mask and not plan:
         _stage_command("train")(config, set_, workspace, force)
         return

@@ -25,14 +25,14 @@ GIB = 2**30
 LABELS = {
     "base": "base weights",
     "adapters": "adapters",
-    "optimizer": "optimizer (two moments)",
-    "gradients": "gradients of the adapters",
+    "optimizer": "their optimizer",
+    "gradients": "their gradients",
     "activations": "activations",
     "keys_and_values": "keys and values",
-    "attention_scores": "attention scores (T x T a head)",
+    "attention_scores": "attention scores",
     "loss_layer": "loss layer",
 }
-MOMENTS = ("at the loss", "in a block's backward pass", "in the update")
+MOMENTS = ("at the loss", "going backwards", "in the update")
 
 
 class Place(NamedTuple):
@@ -114,7 +114,8 @@ def ways_to_fit(facts: Facts, settings: TrainSection, load: Load, limit: int) ->
         together |= change
         for changes, kept in ((change, found), (together, combined)):
             way = Way(dict(changes), _peak_with(facts, settings, load, changes))
-            if way.peak <= limit * (1 - CLOSE):
+            known = any(way.settings.keys() == one.settings.keys() for one in kept)
+            if way.peak <= limit * (1 - CLOSE) and not known:
                 kept.append(way)
     return found or combined[:1]
 
@@ -194,11 +195,11 @@ def show(
 def _show_table(plan: Need, load: Load) -> None:
     from rich.table import Table
 
-    title = (
+    console.say(
         f"Memory for the longest batch, {load.rows} x {load.tokens} tokens with {load.targets} "
-        "targets (computed, not measured)"
+        "targets; computed, not measured:"
     )
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for heading in MOMENTS:
         table.add_column(heading, justify="right")
@@ -227,8 +228,11 @@ def _say_verdict(peak: int, place: Place, ways: Sequence[Way]) -> None:
 def _advice(ways: Sequence[Way]) -> list[str]:
     if not ways:
         return ["No settings here leave a margin; a smaller base would: --set base.model=NAME"]
-    return ["It would fit with a margin with:", *(f"  {one.typed}  ({_gb(one.peak)})" for one in ways)]
+    return [
+        "It would fit with a margin with:",
+        *(f"  {one.typed}  ({_gb(one.peak)})" for one in ways),
+    ]
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

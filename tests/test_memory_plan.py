@@ -238,7 +238,7 @@ def test_the_plan_is_shown_and_trains_nothing(prepared: TinyRun) -> None:
 
 
 def test_a_mac_that_is_too_small_is_told_what_would_fit(prepared: TinyRun) -> None:
-    """The tiny model with long batches, which no Mac of 8 GB holds."""
+    """With an adapter so wide that no Mac of 8 GB holds it."""
     _, _, options = prepared
     wide = ["--set", "train.rank=200000", "--set", "train.layers=-1"]
     done = coach("train", "--plan", "--mac", "8", *options, *wide)
