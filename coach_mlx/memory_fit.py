@@ -93,40 +93,46 @@ def _control_group_limits(root: Path) -> Iterator[int]:
             yield int((root / name).read_text(encoding="ascii"))
 
 
-def busiest(facts: Facts, settings: TrainSection, batches: Batches, ranks: int = 1) -> Load:
-    """Of the passes that training computes, the one that needs most; the first rank's are the
-    largest shares. (Validation needs less: it keeps nothing for a backward pass.)
+def loads_of(batches: Batches, ranks: int = 1) -> list[Load]:
+    """Of the passes that training computes, the longest of each number of rows; the first rank's,
+    whose share is the largest. (Validation needs less: it keeps nothing for a backward pass.)
     """
     longest: dict[int, Load] = {}
     for batch in batches.training:
         for rows in passes(batch[::ranks]):
             load = Load.of(rows)
             longest[load.rows] = max(load, longest.get(load.rows, load))
-    return max(longest.values(), key=lambda load: need(facts, settings, load).peak)
+    return list(longest.values())
 
 
-def ways_to_fit(facts: Facts, settings: TrainSection, load: Load, limit: int) -> list[Way]:
+def busiest(facts: Facts, settings: TrainSection, loads: Sequence[Load]) -> Load:
+    return max(loads, key=lambda load: need(facts, settings, load).peak)
+
+
+def ways_to_fit(
+    facts: Facts, settings: TrainSection, loads: Sequence[Load], limit: int
+) -> list[Way]:
     """With a margin; the changes that suffice alone, or else together, the least harmful first."""
     together: dict[str, Any] = {}
     found: list[Way] = []
     combined: list[Way] = []
-    for change in _changes(settings, load):
+    for change in _changes(settings, loads):
         together |= change
         for changes, kept in ((change, found), (together, combined)):
-            way = Way(dict(changes), _peak_with(facts, settings, load, changes))
+            way = Way(dict(changes), _peak_with(facts, settings, loads, changes))
             known = any(way.settings.keys() == one.settings.keys() for one in kept)
             if way.peak <= limit * (1 - CLOSE) and not known:
                 kept.append(way)
     return found or combined[:1]
 
 
-def _changes(settings: TrainSection, load: Load) -> Iterator[dict[str, Any]]:
+def _changes(settings: TrainSection, loads: Sequence[Load]) -> Iterator[dict[str, Any]]:
     """From what costs no quality to what costs the most."""
     if not settings.grad_checkpoint:
         yield {"grad_checkpoint": True}
     if settings.batch_size > 1:
         yield {"batch_size": 1, "accumulate": settings.accumulate * settings.batch_size}
-    longest = min(settings.max_seq_length, load.tokens)
+    longest = min(settings.max_seq_length, max(load.tokens for load in loads))
     lengths = [longest // part // 64 * 64 for part in (2, 4)]
     layers = [count for count in (8, 4) if settings.layers < 1 or settings.layers > count]
     for place in range(2):
@@ -138,11 +144,17 @@ def _changes(settings: TrainSection, load: Load) -> Iterator[dict[str, Any]]:
             yield {"rank": 8}
 
 
-def _peak_with(facts: Facts, settings: TrainSection, load: Load, changes: dict[str, Any]) -> int:
+def _peak_with(
+    facts: Facts, settings: TrainSection, loads: Sequence[Load], changes: dict[str, Any]
+) -> int:
+    """Where batches become smaller, the longest row of all may be in any of them."""
     changed = settings.model_copy(update=changes)
-    rows = min(load.rows, changed.batch_size)
-    tokens = min(load.tokens, changed.max_seq_length)
-    return need(facts, changed, Load(rows, tokens, min(load.targets, rows * tokens))).peak
+    smaller = []
+    for load in loads:
+        rows = min(load.rows, changed.batch_size)
+        tokens = min(load.tokens, changed.max_seq_length)
+        smaller.append(Load(rows, tokens, min(load.targets, rows * tokens)))
+    return max(need(facts, changed, load).peak for load in smaller)
 
 
 def require_fit(model: Any, settings: TrainSection, batches: Batches, ranks: int = 1) -> None:
@@ -152,11 +164,11 @@ def require_fit(model: Any, settings: TrainSection, batches: Batches, ranks: int
         facts = facts_of(model, place.kind)
     except DataError:
         return  # of a family that `losses.require_known_head` has the word on
-    load = busiest(facts, settings, batches, ranks)
-    peak = need(facts, settings, load).peak
+    loads = loads_of(batches, ranks)
+    peak = need(facts, settings, busiest(facts, settings, loads)).peak
     if peak <= place.limit:
         return
-    advice = "\n".join(_advice(ways_to_fit(facts, settings, load, place.limit)))
+    advice = "\n".join(_advice(ways_to_fit(facts, settings, loads, place.limit)))
     raise ToolError(
         f"This training would need {_gb(peak)} at its busiest moment (computed), and {place.words} "
         f"has {_gb(place.limit)} for it.\n{advice}\nThe table: coach train --plan. To try it all "
@@ -173,12 +185,13 @@ def show(
     loaded = mlx_runtime.open_model(base, as_stored=True)
     batches = make_batches(loaded.tokenizer, conversations, config.train, config.seed)
     facts = facts_of(loaded.model, place.kind)
-    load = busiest(facts, config.train, batches)
+    loads = loads_of(batches)
+    load = busiest(facts, config.train, loads)
     plan = need(facts, config.train, load)
     _show_table(plan, load)
     ways = []
     if plan.peak > place.limit * (1 - CLOSE):
-        ways = ways_to_fit(facts, config.train, load, place.limit)
+        ways = ways_to_fit(facts, config.train, loads, place.limit)
     _say_verdict(plan.peak, place, ways)
     return {
         "computed": True,

@@ -179,7 +179,7 @@ def test_what_is_said_to_fit_fits(
     settings = TrainSection(layers=-1, rank=64, batch_size=2, grad_checkpoint=recomputed)
     load = Load(2, tokens, tokens)
     limit = int(need(facts, settings, load).peak * share)
-    for way in memory_fit.ways_to_fit(facts, settings, load, limit):
+    for way in memory_fit.ways_to_fit(facts, settings, [load], limit):
         assert way.peak <= limit
         assert way.settings
         changed = settings.model_copy(update=way.settings)
@@ -192,7 +192,7 @@ def test_the_busiest_batch_is_found(tokenizer: Any, starters: list[Conversation]
     settings = TrainSection(max_seq_length=500, batch_size=3)
     facts = facts_of(a_model(), "cpu")
     batches = make_batches(tokenizer, starters[:20], settings, seed=1)
-    load = memory_fit.busiest(facts, settings, batches)
+    load = memory_fit.busiest(facts, settings, memory_fit.loads_of(batches))
     longest = max(row.length for batch in batches.training for row in batch)
     assert load.tokens <= longest <= 500
     alone = need(facts, settings, Load.of([a_row(longest)])).peak
@@ -200,10 +200,17 @@ def test_the_busiest_batch_is_found(tokenizer: Any, starters: list[Conversation]
 
 
 def test_several_macs_share_a_batch() -> None:
-    facts, settings = facts_of(a_model(), "cpu"), TrainSection(batch_size=4)
     batches = Batches([[a_row(100)] * 4], [], 0)
-    assert memory_fit.busiest(facts, settings, batches, ranks=1).rows == 4
-    assert memory_fit.busiest(facts, settings, batches, ranks=2).rows == 2
+    assert memory_fit.loads_of(batches, ranks=1) == [Load(4, 100, 200)]
+    assert memory_fit.loads_of(batches, ranks=2) == [Load(2, 100, 100)]
+
+
+def test_smaller_batches_still_hold_the_longest_conversation() -> None:
+    facts, settings = facts_of(a_model(), "cpu"), TrainSection(batch_size=8, layers=4, rank=8)
+    loads = [Load(8, 200, 800), Load(1, 700, 350)]
+    alone = need(facts, settings, loads[1]).peak
+    ways = memory_fit.ways_to_fit(facts, settings, loads, limit=2 * alone)
+    assert [way.peak for way in ways if "batch_size" in way.settings] == [alone]
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
