@@ -140,6 +140,10 @@ def has_checkpoint(folder: Path) -> bool:
     return any(folder.glob(f"checkpoints/step-*/{OPTIMIZER}"))
 
 
+def _has_steps(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/step-*"))
+
+
 def _refuse_unfinished(folder: Path, before: Fingerprint, fingerprint: Fingerprint) -> None:
     if not has_checkpoint(folder) or (folder / lora.WEIGHTS).exists():
         return
@@ -176,9 +180,9 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 
 def set_aside(folder: Path) -> None:
-    """Rename an earlier training, so that nothing is lost."""
+    """Rename an earlier training, so that nothing is lost; one that never began is nothing."""
     before = _fingerprint(folder)
-    if before is None:
+    if before is None or not ((folder / lora.WEIGHTS).exists() or _has_steps(folder)):
         return
     number = 1
     while (

@@ -62,8 +62,17 @@ ForceOption = Annotated[
     bool,
     typer.Option("--force", help="Run although it is complete (an earlier training is set aside)."),
 ]
+AnywayOption = Annotated[
+    bool, typer.Option("--force", help="Start anew (an earlier one is set aside), fit or no fit.")
+]
 MaskOption = Annotated[
     bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
+]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Compute what it needs of this machine's memory, and stop.")
+]
+MacOption = Annotated[
+    int | None, typer.Option("--mac", min=8, help="The same for a Mac of so many GB.")
 ]
 
 
@@ -119,9 +128,10 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
         console.say(f"{stage}: started")
         if force and hasattr(module, "set_aside"):
             module.set_aside(config, workspace)
+        forced = {"force": True} if force and hasattr(module, "set_aside") else {}
         started = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for our own result
-            result = module.run(config, workspace)
+            result = module.run(config, workspace, **forced)
         seconds = time.monotonic() - started
         manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")
@@ -173,13 +183,17 @@ def _train(
     config: ConfigOption = None,
     set_: SetOption = None,
     workspace: WorkspaceOption = Path(),
-    force: ForceOption = False,
+    force: AnywayOption = False,
     show_mask: MaskOption = False,
+    plan: PlanOption = False,
+    mac: MacOption = None,
 ) -> None:
     from coach_mlx import ranks, trainer
 
     if show_mask:
         _print(trainer.show_mask(*_open(config, set_, workspace)))
+    elif plan or mac is not None:
+        _print(trainer.show_plan(*_open(config, set_, workspace), mac))
     elif ranks.follows():
         with contextlib.redirect_stderr(io.StringIO()):  # the leader speaks
             trainer.follow(*_open(config, set_, workspace))

@@ -95,8 +95,9 @@ def _sysctl(name: str) -> str:
     return "" if failed else buffer.value.decode()
 
 
-def open_model(folder: Path, adapter: Path | None = None) -> LoadedModel:
-    """Weights, tokenizer and config of an MLX folder, with a LoRA adapter where one is given.
+def open_model(folder: Path, adapter: Path | None = None, as_stored: bool = False) -> LoadedModel:
+    """Weights, tokenizer and config of an MLX folder, with a LoRA adapter where one is given;
+    `as_stored` leaves them quantized on a CPU too.
 
     Raises: ToolError where something is missing, DataError where a file is cut short or does not
     fit.
@@ -111,7 +112,7 @@ def open_model(folder: Path, adapter: Path | None = None) -> LoadedModel:
         model, config = utils.load_model(folder, lazy=True)
     except ValueError as error:
         raise DataError(f"MLX cannot open the model in {folder}: {error}") from None
-    if device() == "cpu":
+    if device() == "cpu" and not as_stored:
         dequantize(model)
     if adapter is not None:
         try:

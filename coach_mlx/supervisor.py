@@ -31,7 +31,7 @@ WATCHED = {
     "generate": {"--help", "--quote"},
     "assess": {"--help", "--quote"},
     "judge-passport": {"--help", "--quote"},
-    "train": {"--help", "--show-mask", "--plan"},
+    "train": {"--help", "--show-mask", "--plan", "--mac"},
     "run": {"--help"},
 }
 """The commands that run as a worker, and the options with which they need none."""

@@ -19,6 +19,7 @@ from coach_mlx import (
     gpu,
     lora,
     losses,
+    memory_fit,
     mlx_runtime,
     ranks,
     report,
@@ -48,14 +49,14 @@ def plan(config: Config, workspace: Workspace) -> Plan:
     return Plan((workspace.training_data, workspace.base_marker), outputs, _settings(config))
 
 
-def run(config: Config, workspace: Workspace) -> dict[str, Any]:
+def run(config: Config, workspace: Workspace, force: bool = False) -> dict[str, Any]:
     mlx_runtime.prepare()
     conversations = _conversations(workspace)
     fingerprint = _fingerprint(config, workspace)
     everyone = ranks.join()
     resumed = checkpoints.begin(workspace.adapter, fingerprint)
     everyone.share("train")
-    state = _prepare(config, workspace, conversations, everyone)
+    state = _prepare(config, workspace, conversations, everyone, not force and resumed is None)
     with gpu.explained():
         seconds = training_loop.run(state, resumed)
     kept = checkpoints.finish(workspace.adapter, state.standing, state.settings, state.model)
@@ -129,6 +130,7 @@ def _prepare(
     workspace: Workspace,
     conversations: list[Conversation],
     everyone: Ranks,
+    must_fit: bool = False,
 ) -> Run:
     import mlx.core as mx
     import mlx.optimizers as optim
@@ -138,10 +140,12 @@ def _prepare(
     _require_shares(settings, everyone)
     with console.spinner("Opening the base model"):
         loaded = mlx_runtime.open_model(workspace.base)
-    losses.require_known_head(loaded.model)
     topics = _topics(config, workspace)
     batches = make_batches(loaded.tokenizer, conversations, settings, config.seed, topics)
     _require_positions(batches, loaded.config)
+    if must_fit:  # before any weight is read
+        memory_fit.require_fit(loaded.model, settings, batches, everyone.size)
+    losses.require_known_head(loaded.model)
     mx.random.seed(config.seed)
     lora.attach(loaded.model, settings)
     loaded.model.train()
@@ -182,6 +186,11 @@ def _require_positions(batches: Batches, model_config: dict[str, Any]) -> None:
             f"A conversation has {longest} tokens, and this base model knows {limit} positions. "
             f"Type: coach train --set train.max_seq_length={limit}"
         )
+
+
+def show_plan(config: Config, workspace: Workspace, mac: int | None) -> dict[str, Any]:
+    """`coach train --plan`: what it would need, here or on a Mac of so many GB."""
+    return memory_fit.show(config, workspace.base, _conversations(workspace), mac)
 
 
 def show_mask(config: Config, workspace: Workspace) -> dict[str, Any]:

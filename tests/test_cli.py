@@ -78,8 +78,16 @@ ROWS = [
         "generation_report",
         "votes",
         "checkpoints",
+        "memory_plan",
     },
-    {"lint_conversations", "lint_reference", "llm", "judge", "training_loop"},
+    {
+        "lint_conversations",
+        "lint_reference",
+        "llm",
+        "judge",
+        "training_loop",
+        "memory_fit",
+    },
     {"message_batches", "judging", "passport"},
     {"rounds"},
     {
