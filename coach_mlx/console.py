@@ -118,7 +118,15 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Progr
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Bar(Bars):
+        """The note stands under the bar, where it may be long."""
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(task.fields["note"]) for task in self.tasks if task.fields["note"])
 
     columns = (
         TextColumn("{task.description}"),
@@ -128,7 +136,6 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Progr
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
     with Bar(*columns, console=console) as bar:
         bar.add_task(label, total=total, completed=done, note="")

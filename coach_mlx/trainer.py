@@ -149,8 +149,12 @@ def _prepare(
     mx.random.seed(config.seed)
     lora.attach(loaded.model, settings)
     loaded.model.train()
+    # MLX leaves Adam's bias correction off, which makes the first steps several times larger than
+    # the learning rate says.
     optimizer = optim.AdamW(
-        learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        bias_correction=True,
     )
     optimizer.init(loaded.model.trainable_parameters())
     course = Course.of(len(batches.training), settings, config.seed)
