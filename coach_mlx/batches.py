@@ -83,6 +83,7 @@ def _held_back(count: int, fraction: float, seed: int) -> set[int]:
     wanted = round(fraction * count)
     if fraction and count >= 10:
         wanted = max(wanted, 1)
+    wanted = min(wanted, count - 1)  # something must be left to learn from
     return set(random.Random(f"validation {seed}").sample(range(count), wanted))
 
 
@@ -132,7 +133,9 @@ class Course(NamedTuple):
     @classmethod
     def of(cls, batches: int, settings: TrainSection, seed: int) -> "Course":
         steps = settings.steps
-        total = steps * settings.accumulate if steps else math.ceil(settings.epochs * batches)
+        total = (
+            steps * settings.accumulate if steps else math.ceil(round(settings.epochs * batches, 6))
+        )
         return cls(batches, total, settings.accumulate, seed)
 
     @property

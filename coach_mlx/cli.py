@@ -38,6 +38,8 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
 )
+KNOWS_FORCE = ("train",)
+"""Stages to which `--force` means more than to run again."""
 MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
 
 app = typer.Typer(
@@ -126,9 +128,7 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
             module.dismiss()
     else:
         console.say(f"{stage}: started")
-        if force and hasattr(module, "set_aside"):
-            module.set_aside(config, workspace)
-        forced = {"force": True} if force and hasattr(module, "set_aside") else {}
+        forced = {"force": True} if force and stage in KNOWS_FORCE else {}
         started = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for our own result
             result = module.run(config, workspace, **forced)
@@ -283,8 +283,10 @@ for _name, _, _help in (*MATERIAL, *STAGES):
 def run(
     config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
 ) -> None:
-    from coach_mlx import console
+    from coach_mlx import console, ranks
 
+    if ranks.launched():
+        raise ConfigError("Several Macs train, and nothing else. Type: mlx.launch … -- coach train")
     loaded, place = _open(config, set_, workspace)
     results = {}
     with place.lock():

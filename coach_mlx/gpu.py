@@ -61,6 +61,10 @@ REFUSED = Trouble(
     "macOS takes no more GPU work from this process, because earlier work failed.",
     "Type the same command again; if it comes back, restart the Mac.",
 )
+LOST_MAC = Trouble(
+    "Another Mac of this training is gone, or cannot be reached any more.",
+    "Type the same command again: it goes on from the last checkpoint, with all of them or fewer.",
+)
 # The cause stands above what follows from it: one text may hold both.
 KNOWN = tuple(
     (re.compile(pattern), trouble)
@@ -74,6 +78,7 @@ KNOWN = tuple(
         (r"\bstd::bad_alloc\b", MEMORY),
         (r"kIOGPUCommandBufferCallbackErrorInnocentVictim\b", VICTIM),
         (r"kIOGPUCommandBufferCallbackErrorSubmissionsIgnored\b", REFUSED),
+        (r"\[ring\] connection to a peer was lost", LOST_MAC),
     )
 )
 

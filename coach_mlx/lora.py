@@ -7,6 +7,7 @@ Fails: ConfigError for a layer name (`train.keys`) that no block has.
 import difflib
 import functools
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,34 @@ def save(model: Any, settings: TrainSection, folder: Path) -> None:
 
 def _require_known(model: Any, settings: TrainSection) -> None:
     import mlx.nn as nn
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-    kinds = (nn.Linear, nn.QuantizedLinear)
-    known = sorted(
-        {
-            name
-            for layer in model.layers
-            for name, module in layer.named_modules()
-            if isinstance(module, kinds) or hasattr(module, "to_lora")
-        }
-    )
-    wrong = [key for key in settings.keys or () if key not in known]
-    if not wrong:
-        return
-    hints = [difflib.get_close_matches(key, known, n=1, cutoff=0.4) for key in wrong]
-    named = [
-        f"{key} (did you mean {hint[0]}?)" if hint else key
-        for key, hint in zip(wrong, hints, strict=True)
-    ]
-    raise ConfigError(
-        f"train.keys: no block of this model has {', '.join(named)}. It has: {', '.join(known)}"
-    )
+    experts = (SwitchLinear, QuantizedSwitchLinear)
+    found = {
+        name: module
+        for layer in adapted_blocks(model, settings)
+        for name, module in layer.named_modules()
+        if isinstance(module, (nn.Linear, nn.QuantizedLinear, *experts))
+        or hasattr(module, "to_lora")
+    }
+    wrong = [key for key in settings.keys or () if key not in found]
+    if wrong:
+        raise ConfigError(
+            f"train.keys: no adapted block of this model has {', '.join(_hinted(wrong, found))}. "
+            f"They have: {', '.join(sorted(found))}"
+        )
+    chosen = [module for name, module in found.items() if name in (settings.keys or found)]
+    if settings.dora and any(isinstance(module, experts) for module in chosen):
+        raise ConfigError(
+            "train.dora: mlx-lm has no DoRA for layers of several experts. Name others in "
+            "train.keys, or type: --set train.dora=false"
+        )
+
+
+def _hinted(wrong: Sequence[str], known: Iterable[str]) -> Iterator[str]:
+    for key in wrong:
+        hint = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        yield f"{key} (did you mean {hint[0]}?)" if hint else key
 
 
 def recompute(layer: Any) -> None:

@@ -94,12 +94,12 @@ def _control_group_limits(root: Path) -> Iterator[int]:
 
 
 def loads_of(batches: Batches, ranks: int = 1) -> list[Load]:
-    """Of the passes that training computes, the longest of each number of rows; the first rank's,
-    whose share is the largest. (Validation needs less: it keeps nothing for a backward pass.)
+    """Of the passes that training computes, on whichever rank, the longest of each number of rows.
+    (Validation needs less: it keeps nothing for a backward pass.)
     """
     longest: dict[int, Load] = {}
     for batch in batches.training:
-        for rows in passes(batch[::ranks]):
+        for rows in (rows for rank in range(ranks) for rows in passes(batch[rank::ranks])):
             load = Load.of(rows)
             longest[load.rows] = max(load, longest.get(load.rows, load))
     return list(longest.values())

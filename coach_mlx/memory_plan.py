@@ -73,7 +73,7 @@ class Facts(NamedTuple):
     vocabulary: int
     blocks: tuple[Block, ...]
     activation_bytes: int
-    """Of one number between layers: 4 on a CPU, 2 elsewhere."""
+    """Of one number between layers: 4 on a CPU, elsewhere as the weights are."""
 
 
 class Load(NamedTuple):
@@ -270,8 +270,17 @@ def facts_of(model: Any, kind: str) -> Facts:
         hidden=hidden,
         vocabulary=int(embedding.weight.shape[0]),
         blocks=tuple(_block(layer, hidden, model) for layer in model.layers),
-        activation_bytes=FULL if kind == "cpu" else 2,
+        activation_bytes=FULL if kind == "cpu" else _activation_bytes(found),
     )
+
+
+def _activation_bytes(found: Any) -> int:
+    """What flows between layers has the widest type of the embedding's numbers and the norms'."""
+    embedding, norm = found.embed_tokens, getattr(found, "norm", found.embed_tokens)
+    numbers = [
+        module.scales if "scales" in module else module.weight for module in (embedding, norm)
+    ]
+    return max(int(array.dtype.size) for array in numbers)
 
 
 def _base_bytes(model: Any, kind: str) -> int:

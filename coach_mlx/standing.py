@@ -78,7 +78,8 @@ class Standing:
     def judge(self, loss: float | None) -> bool:
         """Take in a validation loss; whether it is the best so far."""
         self.validation_loss = loss
-        if loss is None or (self.best_loss is not None and loss >= self.best_loss):
+        better = self.best_loss is None or (loss is not None and loss < self.best_loss)
+        if loss is None or not better:
             self.stale += loss is not None
             return False
         self.best_loss, self.best_step, self.stale = loss, self.step, 0

@@ -9,6 +9,7 @@ Fails: DataError for data that does not fit the model and for a loss that is no 
 where an unfinished training had other settings, ToolError where the memory does not suffice.
 """
 
+import contextlib
 import itertools
 import json
 from typing import Any
@@ -38,6 +39,8 @@ from coach_mlx.workspace import Plan, Workspace, read_conversations, read_jsonl,
 FREE = {"report_every", "checkpoint_every", "keep_checkpoints", "grad_checkpoint"}
 """Settings that change how a training runs and not what comes out."""
 
+OPTIMIZER = "AdamW with bias correction"
+
 
 def plan(config: Config, workspace: Workspace) -> Plan:
     outputs = (
@@ -54,15 +57,22 @@ def run(config: Config, workspace: Workspace, force: bool = False) -> dict[str, 
     conversations = _conversations(workspace)
     fingerprint = _fingerprint(config, workspace)
     everyone = ranks.join()
-    resumed = checkpoints.begin(workspace.adapter, fingerprint)
+    found = checkpoints.look(workspace.adapter, fingerprint, force)
     everyone.share("train")
-    state = _prepare(config, workspace, conversations, everyone, not force and resumed is None)
+    must_fit = not force and found.newest is None
+    state = _prepare(config, workspace, conversations, everyone, must_fit)
+    checkpoints.begin(workspace.adapter, fingerprint, found)
     with gpu.explained():
-        seconds = training_loop.run(state, resumed)
+        seconds = training_loop.run(state, found.newest)
     kept = checkpoints.finish(workspace.adapter, state.standing, state.settings, state.model)
     lines = read_jsonl(workspace.metrics)
     report.plot_loss(lines, workspace.loss_plot)
     before = next((line["validation_loss"] for line in lines if line["step"] == 0), None)
+    if before is not None and (state.standing.best_loss or 0) >= before:
+        console.say(
+            f"No step was better than the base: {state.standing.best_loss:.3f} at best, "
+            f"{before:.3f} before. Lower train.learning_rate, or look at the data."
+        )
     return {
         **summary(state.standing, before),
         "split_conversations": state.batches.split_conversations,
@@ -79,17 +89,13 @@ def follow(config: Config, workspace: Workspace) -> None:
     if everyone.share() == "nothing":
         return
     state = _prepare(config, workspace, _conversations(workspace), everyone)
-    training_loop.run(state, None)
+    with gpu.explained():
+        training_loop.run(state, None)
 
 
 def dismiss() -> None:
     """Where the leader has nothing to do, the others need not wait."""
     ranks.join().share("nothing")
-
-
-def set_aside(config: Config, workspace: Workspace) -> None:
-    """What `--force` does to an earlier training."""
-    checkpoints.set_aside(workspace.adapter)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _fingerprint(config: Config, workspace: Workspace) -> dict[str, Any]:
     return _settings(config) | {
+        "optimizer": OPTIMIZER,
         "training_data": stamp(workspace.training_data).sha256,
         "base": stamp(workspace.base_marker).sha256,
     }
@@ -119,10 +126,10 @@ def _topics(config: Config, workspace: Workspace) -> dict[str, str]:
     """Of the conversations that still lie where the training data was made from."""
     name = config.dataset.conversations
     path = workspace.conversations if name is None else workspace.find(name)
-    if not path.is_file():
-        return {}
-    found = read_conversations(path)
-    return {one.id: one.scenario.topic for one in found if one.scenario is not None}
+    with contextlib.suppress(DataError):  # only words in a report hang on it
+        found = read_conversations(path)
+        return {one.id: one.scenario.topic for one in found if one.scenario is not None}
+    return {}
 
 
 def _prepare(
@@ -140,7 +147,7 @@ def _prepare(
     _require_shares(settings, everyone)
     with console.spinner("Opening the base model"):
         loaded = mlx_runtime.open_model(workspace.base)
-    topics = _topics(config, workspace)
+    topics = everyone.share(_topics(config, workspace))
     batches = make_batches(loaded.tokenizer, conversations, settings, config.seed, topics)
     _require_positions(batches, loaded.config)
     if must_fit:  # before any weight is read

@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,17 +52,18 @@ def run(state: Run, resumed: Path | None) -> float:
     sizes = [token_count(batch) for batch in state.batches.training]
     work = [sum(sizes[number] for number in state.course.at(n)) for n in range(state.course.steps)]
     _announce(state, sum(work))
-    if resumed:
-        _go_on(state, resumed)
-    _meet(state)
-    if not state.standing.step:
-        _start(state)
+    with gpu.training_session(), supervisor.stop_after_step() as asked:
+        if resumed:
+            _go_on(state, resumed)
+        _meet(state)
+        if not state.standing.step:
+            _start(state)
+        return _steps(state, work, asked)
+
+
+def _steps(state: Run, work: Sequence[int], asked: Callable[[], bool]) -> float:
     started, done = time.monotonic(), sum(work[: state.standing.step])
-    with (
-        gpu.training_session(),
-        supervisor.stop_after_step() as asked,
-        console.progress("train", sum(work), "tokens", done) as bar,
-    ):
+    with console.progress("train", sum(work), "tokens", done) as bar:
         state.journal.start_clock(state.standing)
         while not _is_over(state):
             size = work[state.standing.step]
@@ -177,17 +178,18 @@ def gradients_of(model: Any, pieces: Sequence[Sequence[Row]], targets: int) -> t
     import mlx.nn as nn
     from mlx.utils import tree_map
 
-    def mean(model: Any, rows: Sequence[Row]) -> Any:
-        return losses.loss_sum(model, [row.encoded for row in rows]) / targets
+    def summed(model: Any, rows: Sequence[Row]) -> Any:
+        return losses.loss_sum(model, [row.encoded for row in rows])
 
-    loss_and_gradients = nn.value_and_grad(model, mean)
+    loss_and_gradients = nn.value_and_grad(model, summed)
     loss = mx.array(0.0)
     gradients = tree_map(mx.zeros_like, model.trainable_parameters())
     for rows in pieces:
         some, slopes = loss_and_gradients(model, rows)
         loss, gradients = loss + some, tree_map(mx.add, gradients, slopes)
         mx.eval(loss, gradients)  # one pass in memory at a time
-    return loss, gradients
+    # Divided last, in 32 bits: in the backward pass of a 16-bit base the quotient would be lost.
+    return loss / targets, tree_map(lambda one: one / targets, gradients)
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -200,19 +202,33 @@ def _require_finite(state: Run, rows: Sequence[Row], loss: float, norm: float) -
     if math.isfinite(loss) and math.isfinite(norm):
         return
     numbers = ", ".join(str(number) for number in sorted({row.conversation for row in rows}))
-    lower = f"{state.settings.learning_rate / 10:g}"
-    last = state.standing.best_step
-    kept = (
-        f"The best adapter so far is in {checkpoints.step_folder(state.folder, last)}. "
-        if last
-        else ""
-    )
     raise DataError(
         f"The loss is {loss} and its gradient {norm} at step {state.standing.step + 1}, in the "
         f"batch of conversation {numbers} of the training data. Nothing of it reached the weights. "
-        f"{kept}If it happens again with another batch, lower the learning rate: "
-        f"coach train --force --set train.learning_rate={lower}"
+        f"{_remedy(state)}"
     )
+
+
+def _remedy(state: Run) -> str:
+    last = state.standing.best_step
+    kept = checkpoints.step_folder(state.folder, last) if last else None
+    rate = f"{state.settings.learning_rate / 10:g}"
+    return (
+        (f"The best adapter so far is in {kept}. " if kept else "")
+        + "The checkpoints before it are good, but going on would meet the same again: lower the "
+        f"learning rate with coach train --force --set train.learning_rate={rate}"
+    )
+
+
+def _validated(state: Run) -> dict[str, Any]:
+    """Raises: DataError where the last step ruined the weights, which its own loss cannot show."""
+    facts = validation_losses(state)
+    if facts["validation_loss"] is not None and not math.isfinite(facts["validation_loss"]):
+        raise DataError(
+            f"The validation loss is {facts['validation_loss']} after step {state.standing.step}: "
+            f"that step was too large. {_remedy(state)}"
+        )
+    return facts
 
 
 def validation_losses(state: Run) -> dict[str, Any]:
@@ -264,7 +280,7 @@ def _after_step(state: Run, facts: dict[str, Any]) -> None:
     validated = last or standing.step % settings.validate_every == 0
     best = False
     if validated:
-        facts |= validation_losses(state)
+        facts |= _validated(state)
         best = standing.judge(facts["validation_loss"])
     if validated or standing.step % settings.report_every == 0:
         epoch = round(state.course.epoch(standing.step), 4)

@@ -235,13 +235,28 @@ def whole_folder(path: Path) -> Iterator[Path]:
     beside = path.with_name(path.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    before = path.with_name(path.name + ".before")
     try:
         yield beside
+        shutil.rmtree(before, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(before)
         beside.rename(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if before.exists() and not path.exists():
+            before.rename(path)
+        for leftover in (beside, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have what libraries wrote into a folder on the disk, for the case that the power fails."""
+    for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:

@@ -99,3 +99,14 @@ def test_every_conversation_that_cannot_be_trained_on_is_named(
     with pytest.raises(DataError) as error:
         batches.make_batches(tokenizer, starters[:4], settings, seed=1)
     assert str(error.value).count("alone is longer than 64 tokens") > 1
+
+
+def test_validation_never_takes_everything(tokenizer: Any, starters: list[Conversation]) -> None:
+    settings = TrainSection(validation_fraction=0.9)
+    found = batches.make_batches(tokenizer, starters[:1], settings, seed=1)
+    assert (len(found.training), found.validation) == (1, [])
+
+
+@pytest.mark.parametrize(("epochs", "total"), [(2.2, 220), (1.1, 110), (0.005, 1)])
+def test_parts_of_an_epoch_are_exact(epochs: float, total: int) -> None:
+    assert batches.Course.of(100, TrainSection(epochs=epochs), seed=1).total == total

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from conftest import make_tiny
 
-from coach_mlx import chat_format, lora, losses, mlx_runtime
+from coach_mlx import chat_format, lora, losses, mlx_runtime, training_loop
+from coach_mlx.batches import Row
 from coach_mlx.config import TrainSection
 from coach_mlx.errors import ConfigError, DataError
 from coach_mlx.records import Conversation
@@ -134,16 +135,90 @@ def test_a_model_trains_as_by_its_whole_logits(tiny: Path, starters: list[Conver
         assert apart.item() < 1e-4, name
 
 
+@pytest.mark.parametrize(
+    ("family", "facts"),
+    [
+        (
+            "gpt2",
+            {
+                "n_ctx": 512,
+                "n_embd": 64,
+                "n_head": 4,
+                "n_layer": 2,
+                "n_positions": 512,
+                "layer_norm_epsilon": 1e-5,
+            },
+        ),
+        ("cohere", {"layer_norm_eps": 1e-5, "logit_scale": 0.0625}),
+        ("gemma2", {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16}),
+        (
+            "granite",
+            {
+                "logits_scaling": 8.0,
+                "attention_multiplier": 1.0,
+                "embedding_multiplier": 2.0,
+                "residual_multiplier": 1.0,
+                "attention_bias": False,
+                "mlp_bias": False,
+            },
+        ),
+    ],
+)
+def test_what_a_family_does_to_its_logits_is_done_here_too(
+    tmp_path: Path, smollm2: Path, tokenizer: Any, family: str, facts: dict[str, Any]
+) -> None:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    model = mlx_runtime.open_model(make_tiny(tmp_path / family, smollm2, family, **facts)).model
+    losses.require_known_head(model)
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes, go on"}]
+    part = chat_format.encode_conversation(tokenizer, chat)
+    logits = model(mx.array([part.token_ids[:-1]]))[0].astype(mx.float32)
+    each = nn.losses.cross_entropy(logits, mx.array(part.token_ids[1:]))
+    wanted = (each * mx.array(part.is_target[1:])).sum().item()
+    assert losses.loss_sum(model, [part]).item() == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_head_nobody_knows_is_refused_by_name(tmp_path: Path, smollm2: Path) -> None:
-    folder = make_tiny(
-        tmp_path / "cohere", smollm2, "cohere", layer_norm_eps=1e-5, logit_scale=0.0625
-    )
-    with pytest.raises(DataError, match="family cohere"):
+    facts = {
+        "state_size": 4,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+    }
+    folder = make_tiny(tmp_path / "mamba", smollm2, "mamba", **facts)
+    with pytest.raises(DataError, match="family mamba"):
         losses.require_known_head(mlx_runtime.open_model(folder).model)
 
 
 def test_a_known_head_is_let_through(tiny: Path) -> None:
     losses.require_known_head(mlx_runtime.open_model(tiny).model)
+
+
+def test_a_base_in_sixteen_bits_learns_the_same_however_large_the_step(
+    tiny: Path, starters: list[Conversation]
+) -> None:
+    """The division by the targets of a large step must not make the gradients vanish."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    loaded = mlx_runtime.open_model(tiny)
+    encoded = chat_format.encode_conversation(loaded.tokenizer, starters[0].chat()[:2])
+    mx.random.seed(1)
+    loaded.model.set_dtype(mx.float16)
+    lora.attach(loaded.model, TrainSection(rank=4, grad_checkpoint=False))
+    rows = [[Row(encoded, 1, None)]]
+    small, large = (
+        dict(tree_flatten(training_loop.gradients_of(loaded.model, rows, targets)[1]))
+        for targets in (1, 100_000)
+    )
+    moved = [name for name in small if mx.abs(small[name]).max().item() > 0]
+    assert len(moved) == len(small) / 2  # B begins at zero, so A has no gradient yet
+    for name in moved:
+        apart = mx.linalg.norm(large[name] * 100_000 - small[name]) / mx.linalg.norm(small[name])
+        assert apart.item() < 1e-4, name
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

@@ -1,9 +1,11 @@
 """Two processes on this machine, over loopback, as `mlx.launch` starts them."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,23 +47,32 @@ def two_free_ports() -> int:
     raise AssertionError("no two free ports")
 
 
-def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def launch(*arguments: str, only_second: str = "") -> "subprocess.CompletedProcess[str]":
+    """`coach` in two processes; `only_second` is a further option of the second one's."""
     command = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring"]
-    command += ["-p", str(two_free_ports()), "--", sys.executable, "-m", "coach_mlx.cli"]
-    return subprocess.run(
-        [*command, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    command += ["-p", str(two_free_ports()), "--", sys.executable]
+    command += [str(PROJECT / "tests" / "one_of_two.py"), *arguments]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
         env={
             **os.environ,
             "PYTHONPATH": str(PROJECT),
             "COLUMNS": "200",
             "OPENBLAS_NUM_THREADS": "1",
+            "ONLY_SECOND": only_second,
         },
     )
+    try:
+        out, said = process.communicate(timeout=300)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
 def test_two_processes_learn_what_one_with_the_doubled_batch_learns(
@@ -104,9 +115,31 @@ def test_one_process_goes_on_with_what_two_began(tiny_project: Project, tmp_path
     assert re.search(r"Going on after step [1-5]\.", again.stderr)
     assert [line["loss"] for line in read_jsonl(workspace.metrics)] == before
     workspace.adapter_weights.unlink()
+    shutil.rmtree(checkpoints.step_folder(workspace.adapter, 6))
     alone = coach("train", *options)
     assert alone.returncode == 0, alone.stderr
-    assert "Going on after step 6." in alone.stderr
+    assert re.search(r"Going on after step [1-5]\.", alone.stderr)
+    after = [line["loss"] for line in read_jsonl(workspace.metrics)]
+    assert after[1:] == [pytest.approx(loss, rel=1e-4) for loss in before[1:]]
+    workspace.adapter_weights.unlink()
+    shutil.rmtree(checkpoints.step_folder(workspace.adapter, 6))
+    together = launch("train", *options)
+    assert together.returncode == 0, together.stderr
+    assert re.search(r"Going on after step [1-5]\.", together.stderr)
+
+
+def test_a_mac_without_the_scenario_cards_trains_along(tiny_project: Project) -> None:
+    """The leader's topics are everybody's: other ones would be sums of another length."""
+    _, workspace, options = prepare_tiny(tiny_project(*SETTINGS))
+    done = launch("train", *options, only_second="dataset.conversations=nowhere.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert read_jsonl(workspace.metrics)[-1]["validation_by_topic"]
+
+
+def test_only_the_training_is_shared(tiny_project: Project) -> None:
+    _, _, options = prepare_tiny(tiny_project())
+    done = launch("run", *options)
+    assert "Several Macs train, and nothing else" in done.stderr
 
 
 def test_where_all_is_done_no_process_waits_for_another(tiny_project: Project) -> None:

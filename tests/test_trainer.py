@@ -136,8 +136,7 @@ def test_an_unfinished_training_is_not_mixed_with_another(prepared: Callable[...
     other, _, _ = prepared("train.rank=6")
     with pytest.raises(ConfigError, match=r"train\.rank: 4 then, 6 now"):
         trainer.run(other, workspace)
-    trainer.set_aside(other, workspace)
-    assert trainer.run(other, workspace)["steps"] == 4
+    assert trainer.run(other, workspace, force=True)["steps"] == 4
     kept = [path for path in workspace.adapter.parent.iterdir() if path != workspace.adapter]
     assert len(kept) == 1
     assert (kept[0] / "checkpoints" / "step-000004").is_dir()
@@ -163,8 +162,9 @@ def test_a_half_written_checkpoint_is_left_out(
     half = workspace.adapter / "checkpoints" / "step-000099.partial"
     half.mkdir()
     fingerprint = json.loads((workspace.adapter / "training.json").read_text())
-    found = checkpoints.begin(workspace.adapter, fingerprint)
-    assert found == workspace.adapter / "checkpoints" / "step-000004"
+    found = checkpoints.look(workspace.adapter, fingerprint)
+    assert found == (checkpoints.step_folder(workspace.adapter, 4), False)
+    checkpoints.begin(workspace.adapter, fingerprint, found)
     assert not half.exists()
     assert "is left out" in capsys.readouterr().err
 

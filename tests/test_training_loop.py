@@ -9,7 +9,7 @@ from conftest import TinyRun, coach, prepare_tiny
 
 from coach_mlx import batches, checkpoints, fuse, lora, mlx_runtime, trainer, training_loop
 from coach_mlx.config import TrainSection
-from coach_mlx.errors import DataError
+from coach_mlx.errors import ConfigError, DataError
 from coach_mlx.records import Conversation
 from coach_mlx.workspace import read_jsonl
 
@@ -144,9 +144,75 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(
     trainer.run(config, workspace)
     said = capsys.readouterr().err
     assert f"{damaged.parent} is damaged" in said
+    assert (damaged.parent.parent / f"damaged-{damaged.parent.name}" / damaged.name).is_file()
     assert "Going on after step 2." in said
     assert workspace.adapter_weights.read_bytes() == whole
     assert [line["loss"] for line in read_jsonl(workspace.metrics)] == lines
+
+
+def test_where_no_checkpoint_is_whole_it_starts_anew_and_says_so(
+    tiny_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left of the old steps must not pass for newer ones than those of the new start."""
+    config, workspace, _ = prepare_tiny(tiny_project("train.steps=12"))
+    trainer.run(config, workspace)
+    whole = workspace.adapter_weights.read_bytes()
+    workspace.adapter_weights.unlink()
+    for path in workspace.adapter.glob(f"checkpoints/step-*/{checkpoints.OPTIMIZER}"):
+        path.write_bytes(b"")
+    (checkpoints.step_folder(workspace.adapter, 8) / checkpoints.STATE).unlink()
+    trainer.run(config, workspace)
+    said = capsys.readouterr().err
+    assert said.count("left out, and kept as") == config.train.keep_checkpoints
+    assert workspace.adapter_weights.read_bytes() == whole
+    resumable = sorted(workspace.adapter.glob(f"checkpoints/step-??????/{checkpoints.OPTIMIZER}"))
+    assert [path.parent.name for path in resumable] == ["step-000010", "step-000012"]
+
+
+def test_a_wrong_setting_leaves_the_finished_training_where_it_is(tiny_project: Project) -> None:
+    config, workspace, _ = prepare_tiny(tiny_project())
+    trainer.run(config, workspace)
+    before = workspace.adapter_weights.read_bytes()
+    wrong, _, _ = tiny_project("train.keys=[self_attn.nothing]")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match=r"train\.keys"):
+            trainer.run(wrong, workspace, force=force)
+    assert workspace.adapter_weights.read_bytes() == before
+    assert len(list(workspace.adapter.parent.iterdir())) == 1
+
+
+def test_a_training_whose_record_is_lost_is_known_by_its_checkpoints(tiny_project: Project) -> None:
+    config, workspace, _ = prepare_tiny(tiny_project())
+    trainer.run(config, workspace)
+    workspace.adapter_weights.unlink()
+    (workspace.adapter / checkpoints.RECORD).unlink()
+    other, _, _ = tiny_project("train.rank=6")
+    with pytest.raises(ConfigError, match=r"train\.rank: 4 then, 6 now"):
+        trainer.run(other, workspace)
+
+
+def test_a_step_that_ruined_the_weights_never_becomes_the_best(tiny_project: Project) -> None:
+    """Its own loss was taken before it; the validation after it is what shows."""
+    config, workspace, _ = prepare_tiny(
+        tiny_project(
+            "train.learning_rate=1e25",
+            "train.warmup_fraction=0",
+            "train.validate_every=1",
+            "train.validation_fraction=0.2",
+            "train.steps=1",
+        )
+    )
+    with pytest.raises(DataError, match="validation loss is nan after step 1"):
+        trainer.run(config, workspace)
+    assert not workspace.adapter_weights.exists()
+    assert not list(workspace.adapter.glob("checkpoints/step-*"))
+
+
+def test_words_for_a_report_keep_no_training_from_starting(tiny_project: Project) -> None:
+    config, workspace, _ = prepare_tiny(tiny_project("train.validation_fraction=0.2"))
+    Path(str(config.dataset.conversations)).write_text("{")
+    trainer.run(config, workspace)
+    assert read_jsonl(workspace.metrics)[-1]["validation_by_topic"] == {}
 
 
 def test_a_checkpoint_of_another_schedule_is_refused(tiny_project: Project) -> None:
