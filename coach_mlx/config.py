@@ -195,6 +195,13 @@ class TrainSection(Section):
     keep_checkpoints: int = Field(default=5, ge=2)
     """So many of the newest stay on disk, and the best."""
 
+    @field_validator("layers")
+    @classmethod
+    def _adapts_something(cls, layers: int) -> int:
+        if layers == 0:
+            raise ValueError("0 blocks learn nothing; -1 is all of them")
+        return layers
+
 
 class FuseSection(Section):
     """The adapter put into the weights."""
@@ -353,7 +360,8 @@ def _explain(problem: Any) -> str:
     place = [str(part) for part in problem["loc"]]
     dotted = ".".join(place)
     if problem["type"] != "extra_forbidden":
-        return f"{dotted}: {problem['msg'].lower()}, got {problem['input']!r}"
+        why = problem["msg"].lower().removeprefix("value error, ")
+        return f"{dotted}: {why}, got {problem['input']!r}"
     known = sorted(_known_keys())
     nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
     nearest = nearest or [key for key in known if key.split(".")[-1] == place[-1]][:1]

@@ -114,12 +114,13 @@ class Journal:
         window = standing.window
         return (window.tokens - tokens) / seconds, (window.targets - targets) / seconds
 
-    def write(self, standing: Standing, facts: dict[str, Any]) -> None:
+    def write(
+        self, standing: Standing, facts: dict[str, Any], speed: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         """A line about the window, which ends here."""
         import mlx.core as mx
 
-        window = standing.window
-        tokens, targets = self.speed(standing)
+        window, (tokens, targets) = standing.window, speed
         done = window.targets > 0
         line = {
             "step": standing.step,

@@ -277,6 +277,7 @@ def _after_step(state: Run, facts: dict[str, Any]) -> None:
     """Validate, report and save where this step asks for it."""
     settings, standing = state.settings, state.standing
     last = standing.step == state.course.steps
+    speed = state.journal.speed(standing)  # of the steps alone
     validated = last or standing.step % settings.validate_every == 0
     best = False
     if validated:
@@ -284,7 +285,7 @@ def _after_step(state: Run, facts: dict[str, Any]) -> None:
         best = standing.judge(facts["validation_loss"])
     if validated or standing.step % settings.report_every == 0:
         epoch = round(state.course.epoch(standing.step), 4)
-        state.journal.write(standing, {"epoch": epoch, **facts})
+        state.journal.write(standing, {"epoch": epoch, **facts}, speed)
     if last or best or _is_over(state) or standing.step % settings.checkpoint_every == 0:
         _save(state)
 

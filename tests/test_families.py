@@ -133,6 +133,7 @@ def test_the_loss_falls_and_plain_mlx_lm_opens_the_adapter(
     config, workspace, _ = tiny_project(
         f"base.model={base.folder}",
         "train.steps=8",
+        "train.learning_rate=3e-2",
         "train.batch_size=1",
         "train.dropout=0",
         "train.validation_fraction=0",
