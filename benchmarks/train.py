@@ -6,7 +6,7 @@ runs twice: with all tokens in its loss, and with `--mask-prompt` (the last repl
 loop, loss and batches are called as its command line calls them. A supervised token is one of the
 coach's words, or the end of its turn, in the loss of a step. `where`: where a step's time goes.
 `loss`: the loss layer alone, 4,096 tokens and a vocabulary of 151,936, against the whole logits.
-`kills`: the demo's training, killed with -9 at 20 random moments, against one that was not.
+`kills`: the demo, 60 steps, killed with -9 at 20 random moments, against one that was not.
 
 Run: .venv/bin/python benchmarks/train.py rival [SECONDS] | where | loss | kills
 """
@@ -323,7 +323,7 @@ def kills() -> None:
         count = 0
         while count < 20:
             process = coach("train", killed)
-            time.sleep(rng.uniform(0, 40))
+            time.sleep(rng.uniform(0, 16))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGKILL)
@@ -349,6 +349,7 @@ def coach(stage: str, place: Path) -> "subprocess.Popen[bytes]":
     """In the one process that is started, so that a kill hits the training itself."""
     command = [sys.executable, "-m", "coach_mlx.cli", stage, "--config", "config/demo.yaml"]
     command += ["--workspace", str(place), "--set", "train.checkpoint_every=1"]
+    command += ["--set", "train.steps=60"]
     nowhere = subprocess.DEVNULL
     return subprocess.Popen(
         command, stdout=nowhere, stderr=nowhere, env={**os.environ, "COACH_LIFELINE": "-1:"}
