@@ -7,7 +7,6 @@ before a command needs it.
 """
 
 import contextlib
-import errno
 import importlib
 import io
 import json
@@ -23,7 +22,14 @@ from typing import Annotated, Any
 import typer
 
 from coach_mlx import supervisor
-from coach_mlx.errors import INTERRUPTED, CoachError, ConfigError, GateFailed
+from coach_mlx.errors import (
+    INTERRUPTED,
+    CoachError,
+    ConfigError,
+    GateFailed,
+    ToolError,
+    disk_trouble,
+)
 
 MATERIAL = (
     ("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),
@@ -388,19 +394,6 @@ def doctor(
     _print(module.run(*_open(config, set_, workspace)))
 
 
-DISK_ERRORS = {
-    errno.ENOSPC: "The disk is full",
-    errno.EDQUOT: "Your disk quota is used up",
-    errno.EFBIG: "The file would be larger than this disk allows",
-    errno.EROFS: "The disk is read-only",
-    errno.EACCES: "No permission",
-    errno.EPERM: "No permission",
-    errno.ENOTDIR: "A file stands where a folder must be",
-    errno.EEXIST: "A file stands where a folder must be",
-    errno.EISDIR: "A folder stands where a file must be",
-}
-
-
 def main() -> None:
     """Run the command line; every way out has its exit code."""
     supervisor.begin()
@@ -421,15 +414,11 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return 0  # whoever read the result has read enough
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        trouble = disk_trouble(error)
+        if trouble is None:
             traceback.print_exc()
             return 1
-        place = f" at {error.filename}" if error.filename else ""
-        return _say(
-            f"{DISK_ERRORS[error.errno]}{place}. Mend that, or use --workspace DIR on another "
-            "disk.",
-            5,
-        )
+        return _say(trouble, ToolError.exit_code)
     except Exception as error:
         if _is_interrupt(error):
             return _say(INTERRUPTED, 130)

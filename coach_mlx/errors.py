@@ -11,6 +11,19 @@
 A message says what is wrong, where, and what to type next.
 """
 
+import errno
+
+DISK_ERRORS = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "Your disk quota is used up",
+    errno.EFBIG: "The file would be larger than this disk allows",
+    errno.EROFS: "The disk is read-only",
+    errno.EACCES: "No permission",
+    errno.EPERM: "No permission",
+    errno.ENOTDIR: "A file stands where a folder must be",
+    errno.EEXIST: "A file stands where a folder must be",
+    errno.EISDIR: "A folder stands where a file must be",
+}
 INTERRUPTED = "Interrupted. What is complete is kept; the same command goes on."
 
 
@@ -42,3 +55,11 @@ class GateFailed(CoachError):
 
 class Stopped(CoachError):
     exit_code = 130
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """What the system says of a file, in plain words; `None` where it is a bug."""
+    if error.errno not in DISK_ERRORS:
+        return None
+    place = f" at {error.filename}" if error.filename else ""
+    return f"{DISK_ERRORS[error.errno]}{place}. Mend that, or use --workspace DIR on another disk."

@@ -39,7 +39,8 @@ from coach_mlx.workspace import Plan, Workspace, read_conversations, read_jsonl,
 FREE = {"report_every", "checkpoint_every", "keep_checkpoints", "grad_checkpoint"}
 """Settings that change how a training runs and not what comes out."""
 
-OPTIMIZER = "AdamW with bias correction"
+METHOD = "AdamW with bias correction"
+"""Part of what a checkpoint is of; the optimizer below."""
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
@@ -108,7 +109,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _fingerprint(config: Config, workspace: Workspace) -> dict[str, Any]:
     return _settings(config) | {
-        "optimizer": OPTIMIZER,
+        "optimizer": METHOD,
         "training_data": stamp(workspace.training_data).sha256,
         "base": stamp(workspace.base_marker).sha256,
     }
