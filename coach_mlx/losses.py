@@ -35,8 +35,6 @@ class Targets(NamedTuple):
     """(K,) into (B * (T - 1)): position t predicts token t + 1."""
     wanted: Any
     """(K,) token ids."""
-    counts: list[int]
-    """Targets of each conversation."""
 
 
 def targets_of(batch: Sequence[Encoded]) -> Targets:
@@ -52,12 +50,7 @@ def targets_of(batch: Sequence[Encoded]) -> Targets:
     places = [row * (width - 1) + place - 1 for row, inside in enumerate(found) for place in inside]
     wanted = [rows[row][place] for row, inside in enumerate(found) for place in inside]
     inputs = mx.array(rows)[:, :-1]
-    return Targets(
-        inputs,
-        mx.array(places, dtype=mx.int32),
-        mx.array(wanted, dtype=mx.int32),
-        [len(inside) for inside in found],
-    )
+    return Targets(inputs, mx.array(places, dtype=mx.int32), mx.array(wanted, dtype=mx.int32))
 
 
 def loss_sum(model: Any, batch: Sequence[Encoded]) -> Any:

@@ -259,9 +259,8 @@ def validation_losses(state: Run) -> dict[str, Any]:
 
 def row_losses(model: Any, rows: Sequence[Row]) -> list[float]:
     """Summed loss of each row."""
-    batch = [row.encoded for row in rows]
-    found = iter(losses.target_losses(model, batch).tolist())
-    return [sum(itertools.islice(found, count)) for count in losses.targets_of(batch).counts]
+    found = iter(losses.target_losses(model, [row.encoded for row in rows]).tolist())
+    return [sum(itertools.islice(found, target_count([row]))) for row in rows]
 
 
 def _added(state: Run, sums: list[float]) -> list[float]:
