@@ -40,6 +40,7 @@ ROWS = [
         "rules_medicine",
         "quotations",
         "turn_shapes",
+        "parity_cases",
     },
     {"prices", "ledger", "slips", "near_duplicates", "verdicts", "transcripts"},
     {
