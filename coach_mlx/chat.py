@@ -10,7 +10,7 @@ import contextlib
 import sys
 from typing import Any
 
-from coach_mlx import chat_format, console, llama_runtime, mlx_runtime
+from coach_mlx import chat_format, console, llama_runtime, mlx_runtime, num_ctx
 from coach_mlx.config import Config
 from coach_mlx.errors import ToolError
 from coach_mlx.workspace import Workspace, read_system_prompt
@@ -27,7 +27,8 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         raise ToolError(f"There is no {workspace.gguf} to talk to. Make it with: coach run")
     with console.spinner("Opening the coach"):
         tokenizer = mlx_runtime.open_tokenizer(folder)
-        llama = llama_runtime.open_gguf(workspace.gguf, config.serve.num_ctx)
+        context = num_ctx.compute(config, workspace, tokenizer)
+        llama = llama_runtime.open_gguf(workspace.gguf, context.tokens)
     system = {
         "role": "system",
         "content": read_system_prompt(workspace.find(config.dataset.system_prompt)),

@@ -220,8 +220,10 @@ class ExportSection(Section):
 class ServeSection(Section):
     """How the coach answers: in the Modelfile, in `coach chat` and in the comparison."""
 
-    num_ctx: int = Field(default=16384, ge=256)
-    """Tokens of memory in a conversation; 30 turns need about 14,000."""
+    num_ctx: int | None = Field(default=None, ge=256)
+    """Tokens of memory in a conversation; null to compute them from the training data and this
+    machine's memory (`coach doctor` says what they cost).
+    """
     max_reply_tokens: int = Field(default=320, ge=1)
     """Longest reply."""
     temperature: float = Field(default=0.7, ge=0)

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from coach_mlx import console, mlx_runtime
+from coach_mlx import console, mlx_runtime, num_ctx
 from coach_mlx.config import Config
+from coach_mlx.errors import CoachError
 from coach_mlx.keys import stored_key
 from coach_mlx.workspace import Workspace
 
@@ -23,7 +24,7 @@ class Check(NamedTuple):
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    checks = [*_machine(), *_tools(), *_artefacts(config, workspace)]
+    checks = [*_machine(), *_tools(), *_artefacts(config, workspace), _context(config, workspace)]
     _show(checks)
     return {
         "ok": all(check.ok is not False for check in checks),
@@ -128,6 +129,15 @@ def _artefacts(config: Config, workspace: Workspace) -> list[Check]:
         )
         for name, path, hint in stages
     ]
+
+
+def _context(config: Config, workspace: Workspace) -> Check:
+    """What a talk costs in memory where the coach is served."""
+    try:
+        found = num_ctx.check(config, workspace)
+    except CoachError as error:
+        return Check("context", False, str(error), "see above")
+    return Check("context", found is not None or None, found or "no model yet", "coach import")
 
 
 def _show(checks: list[Check]) -> None:

@@ -17,6 +17,8 @@ from coach_mlx import (
     console,
     llama_runtime,
     mlx_runtime,
+    modelfile,
+    num_ctx,
     turn_shapes,
 )
 from coach_mlx.config import Config
@@ -62,7 +64,8 @@ def plan(config: Config, workspace: Workspace) -> Plan:
 
 def preflight(config: Config, workspace: Workspace) -> None:
     """Refuse before training what the export could not write after it."""
-    read_system_prompt(workspace.find(config.dataset.system_prompt))
+    prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
+    modelfile.require_writable("The system prompt", prompt)
     require_writable(workspace.base)
 
 
@@ -93,14 +96,19 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         half.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
+    context = num_ctx.compute(config, workspace, tokenizer)
+    console.say(f"Context: {context.words}")
+    weights = f"./{workspace.gguf.name}"
     write_whole(
-        workspace.modelfile, render_modelfile(config, tokenizer, prompt, f"./{workspace.gguf.name}")
+        workspace.modelfile,
+        modelfile.render(config, tokenizer, prompt, weights, context.tokens),
     )
     return {
         "gguf": workspace.shown(workspace.gguf),
         "modelfile": workspace.shown(workspace.modelfile),
         "size_bytes": workspace.gguf.stat().st_size,
         "texts_with_equal_tokens": compared,
+        "num_ctx": context.tokens,
     }
 
 
@@ -239,7 +247,7 @@ def _add_tokenizer(
         token = getattr(tokenizer, f"{role}_token_id", None)
         if token is not None:
             add(token)
-    writer.add_chat_template(tokenizer.chat_template)
+    writer.add_chat_template(turn_shapes.gguf_template(tokenizer))
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
@@ -308,32 +316,3 @@ def compare_tokens(tokenizer: Any, path: Path, workspace: Workspace) -> int:
             )
     llama.close()
     return len(texts)
-
-
-# --- the Modelfile
-
-
-def render_modelfile(config: Config, tokenizer: Any, system_prompt: str, gguf_path: str) -> str:
-    """What `ollama create coach -f Modelfile` reads; `gguf_path` is relative to the Modelfile's own
-    folder.
-    """
-    if '"""' in system_prompt:
-        raise DataError('The system prompt holds """, which a Modelfile cannot. Take it out.')
-    serve = config.serve
-    template = turn_shapes.ollama_template(tokenizer)
-    licence = f"{config.base.license}, of the base model {config.base.model}."
-    blocks = [
-        f"# {config.name}: a private self-care coach. It is not a therapist, and not for a crisis.",
-        f"# Written by `coach export`. Serve it with: ollama create {config.name} -f Modelfile",
-        f"FROM {gguf_path}",
-        *([f'TEMPLATE """{template}"""'] if template else []),
-        f'SYSTEM """{system_prompt}"""',
-        f"PARAMETER num_ctx {serve.num_ctx}",
-        f"PARAMETER num_predict {serve.max_reply_tokens}",
-        f"PARAMETER temperature {serve.temperature:g}",
-        f"PARAMETER top_p {serve.top_p:g}",
-        f"PARAMETER repeat_penalty {serve.repeat_penalty:g}",
-        f'PARAMETER stop "{chat_format.end_of_turn(tokenizer).text}"',
-        f'LICENSE """{licence}"""',
-    ]
-    return "\n".join(blocks) + "\n"

@@ -1,4 +1,4 @@
-"""What stands before and after a message of each role, and Ollama's template made of it.
+"""What stands before and after a message of each role, and the templates served made of it.
 
 The shapes are read off conversations that `chat_template` rendered, and must write 1 to 30 turns as
 training has them; a model whose turns have no fixed shape gets no template. Reads and writes no
@@ -6,11 +6,14 @@ file.
 """
 
 import itertools
+import json
 from typing import Any, NamedTuple
 
 from coach_mlx.chat_format import prompt_text, reply_lead
 from coach_mlx.chat_template import Messages, Piece, begin_of_text, render
 from coach_mlx.errors import DataError
+
+ROLES = ("system", "user", "assistant")
 
 
 class TurnShape(NamedTuple):
@@ -55,6 +58,31 @@ def ollama_template(tokenizer: Any) -> str | None:
     )
     head = "range $number, $_ := .Messages" if numbered else "range .Messages"
     return f"{{{{ {head} }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}" + shapes.prompt
+
+
+def gguf_template(tokenizer: Any) -> str:
+    """The chat template in Jinja, of the same shapes, for the GGUF file.
+
+    Ollama sets a TEMPLATE aside for the file's own where that one mentions tools or thinking, as
+    Qwen's does. The two must write the same. Where turns have no fixed shape, it is the
+    tokenizer's.
+    """
+    shapes = _turn_shapes(tokenizer)
+    if shapes is None:
+        return str(tokenizer.chat_template)
+    before = {role: json.dumps(getattr(shapes, role).before) for role in ROLES}
+    if shapes.first_user != shapes.user.before:
+        first = json.dumps(shapes.first_user)
+        before["user"] = f"({first} if loop.index0 == 1 else {before['user']})"
+    cases = "{%- el".join(
+        f"if message['role'] == '{role}' %}}{{{{- {before[role]} + message['content'] + "
+        f"{json.dumps(getattr(shapes, role).after)} }}}}"
+        for role in ROLES
+    )
+    begin = "{{- bos_token }}" if begin_of_text(tokenizer) else ""
+    loop = f"{{%- for message in messages %}}{{%- {cases}{{%- endif %}}{{%- endfor %}}"
+    prompt = f"{{{{- {json.dumps(shapes.prompt)} }}}}"
+    return f"{begin}{loop}{{%- if add_generation_prompt %}}{prompt}{{%- endif %}}"
 
 
 def _texts(shapes: TurnShapes) -> list[str]:

@@ -16,6 +16,7 @@ from coach_mlx import (
     llama_runtime,
     losses,
     mlx_runtime,
+    modelfile,
     trainer,
 )
 from coach_mlx.config import Config, load_config
@@ -199,13 +200,13 @@ def test_the_root_modelfile_is_what_the_default_config_exports(
     config = load_config(PROJECT / "config" / "coach.yaml")
     prompt = read_system_prompt(PROJECT / config.dataset.system_prompt)
     gguf_path = f"./models/{config.name}/{Workspace(tmp_path, config).gguf.name}"
-    rendered = gguf.render_modelfile(config, tokenizer, prompt, gguf_path)
+    rendered = modelfile.render(config, tokenizer, prompt, gguf_path, 16384)
     assert (PROJECT / "Modelfile").read_text(encoding="utf-8") == rendered
 
 
 def test_the_modelfile_holds_what_serving_needs(tokenizer: Any) -> None:
     config = load_config(PROJECT / "config" / "demo.yaml")
-    text = gguf.render_modelfile(config, tokenizer, "Listen.", "./demo.gguf")
+    text = modelfile.render(config, tokenizer, "Listen.", "./demo.gguf", 8192)
     for line in (
         "FROM ./demo.gguf",
         'SYSTEM """Listen."""',
@@ -217,4 +218,4 @@ def test_the_modelfile_holds_what_serving_needs(tokenizer: Any) -> None:
     assert 'TEMPLATE """{{ range .Messages }}' in text
     assert 'LICENSE """Apache License 2.0' in text
     with pytest.raises(DataError, match="Modelfile"):
-        gguf.render_modelfile(config, tokenizer, 'a """ b', "./demo.gguf")
+        modelfile.render(config, tokenizer, 'a """ b', "./demo.gguf", 8192)
