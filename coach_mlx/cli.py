@@ -367,6 +367,24 @@ def judge_passport(
         _print({"command": "judge-passport", **act(loaded, place, options)})
 
 
+@app.command("deploy", help="Ollama serves the coach, once it has proved itself; exit 10 if not.")
+def deploy(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the one before; twice is forward again.")
+    ] = False,
+) -> None:
+    from coach_mlx import ollama
+
+    loaded, place = _open(config, set_, workspace)
+    with place.lock():
+        act = ollama.roll_back if rollback else ollama.run
+        result = act(loaded, place)
+    _print({"command": "deploy", **result})
+
+
 @app.command("chat", help="Talk to the coach, here and in private.")
 def chat(
     config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()

@@ -31,13 +31,24 @@ def hooks(path: Path) -> dict[str, list[Callable[[Any], Awaitable[None]]]]:
     path.touch()
 
     async def log(request: Any) -> None:
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "host": request.url.host,
-            "bytes_out": int(request.headers.get("content-length", 0)),
-            "purpose": _purpose.get(),
-        }
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+        _log(path, request)
 
     return {"request": [log]}
+
+
+def blocking_hooks(path: Path) -> dict[str, list[Callable[[Any], None]]]:
+    """The same for a client that does one thing at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return {"request": [lambda request: _log(path, request)]}
+
+
+def _log(path: Path, request: Any) -> None:
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": request.url.host,
+        "bytes_out": int(request.headers.get("content-length", 0)),
+        "purpose": _purpose.get(),
+    }
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(line) + "\n")

@@ -42,7 +42,7 @@ ROWS = [
         "turn_shapes",
         "parity_cases",
     },
-    {"prices", "ledger", "slips", "near_duplicates", "verdicts", "transcripts"},
+    {"prices", "ledger", "slips", "near_duplicates", "verdicts", "transcripts", "modelfile"},
     {
         "rubric",
         "probes",
@@ -53,6 +53,7 @@ ROWS = [
         "leaks",
         "dialogue",
         "pilot",
+        "ollama_server",
     },
     {
         "taxonomy",
@@ -69,6 +70,7 @@ ROWS = [
         "judge_prompt",
         "injections",
         "verdict_table",
+        "ollama_parity",
     },
     {
         "llm_anthropic",
@@ -89,7 +91,7 @@ ROWS = [
         "training_loop",
         "memory_fit",
     },
-    {"message_batches", "judging", "passport"},
+    {"message_batches", "judging", "passport", "num_ctx"},
     {"rounds"},
     {
         "generator",
@@ -100,6 +102,7 @@ ROWS = [
         "trainer",
         "fuse",
         "gguf",
+        "ollama",
         "evaluator",
         "chat",
         "doctor",
