@@ -20,6 +20,8 @@ EVERY_INTERFACE = ("0.0.0.0", "::")
 READ_SECONDS = 1800.0
 """Between two signs of life: a server says nothing while it stores many gigabytes."""
 FULL = "no space left"
+UNREADABLE = "llama-quantize failed"
+FREED = "Make room; what it took is given back when Ollama starts again."
 
 
 class Server:
@@ -120,7 +122,7 @@ class Server:
         try:
             yield
         except ollama.ResponseError as error:
-            raise self._explained(error.status_code, _said(error.error), doing) from None
+            raise self._explained(_said(error.error), doing) from None
         except (ConnectionError, httpx.TransportError) as error:
             if self._answered:
                 raise BackendError(
@@ -137,10 +139,18 @@ class Server:
             ) from None
         self._answered = True
 
-    def _explained(self, status: int, said: str, doing: str) -> Exception:
+    def _explained(self, said: str, doing: str) -> Exception:
         if FULL in said:
-            return ToolError(f"Ollama's disk is full ({said}), while {doing}. {self._stands}")
-        if "template" in said and status == 400:
+            return ToolError(
+                f"Ollama's disk is full ({said}), while {doing}. {FREED} {self._stands}"
+            )
+        if UNREADABLE in said:
+            return ToolError(
+                f"Ollama could not check and store the weights ({said}), while {doing}: most "
+                "often its disk is full, because it keeps them twice for a while. "
+                f"{FREED} {self._stands}"
+            )
+        if said.startswith("template error"):
             return GateFailed(f"Ollama cannot read the TEMPLATE: {said}. {self._stands}")
         return BackendError(f"Ollama failed while {doing}: {said}. {self._stands}")
 
