@@ -112,6 +112,20 @@ def test_ollama_sends_what_was_trained_on_for_thirty_turns(base: Base) -> None:
     require_ollama_sends_the_prompt(base.tokenizer)
 
 
+def test_the_files_template_writes_the_same_and_names_neither_tools_nor_thinking(
+    base: Base,
+) -> None:
+    """Ollama sets a Modelfile's TEMPLATE aside for a file's own that does."""
+    jinja = turn_shapes.gguf_template(base.tokenizer)
+    assert not {"tool", "<think>"} & set(re.findall("tool|<think>", jinja))
+    for turns in range(1, 31):
+        messages = conversation(turns)[:-1]
+        text = base.tokenizer.apply_chat_template(
+            messages, chat_template=jinja, tokenize=False, add_generation_prompt=True
+        )
+        assert text == chat_format.prompt_text(base.tokenizer, messages)
+
+
 def test_the_server_adds_the_first_token_where_the_format_has_one(base: Base) -> None:
     assert chat_template.begin_of_text(base.tokenizer) == base.family.begin
 
