@@ -26,6 +26,7 @@ from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.workspace import (
     Plan,
     Workspace,
+    is_same,
     read_conversations,
     read_system_prompt,
     require_space,
@@ -99,6 +100,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     context = num_ctx.compute(config, workspace, tokenizer)
     console.say(f"Context: {context.words}")
     weights = f"./{workspace.gguf.name}"
+    _set_edits_aside(workspace)
     write_whole(
         workspace.modelfile,
         modelfile.render(config, tokenizer, prompt, weights, context.tokens),
@@ -110,6 +112,16 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         "texts_with_equal_tokens": compared,
         "num_ctx": context.tokens,
     }
+
+
+def _set_edits_aside(workspace: Workspace) -> None:
+    """A Modelfile that its person changed is kept beside the new one."""
+    manifest, path = workspace.manifest("export"), workspace.modelfile
+    written = manifest and manifest.outputs.get(workspace.shown(path))
+    if written and path.is_file() and not is_same(path, written):
+        kept = path.with_name("Modelfile.yours")
+        path.replace(kept)
+        console.say(f"You changed {workspace.shown(path)}: yours is kept as {kept.name}.")
 
 
 # --- the GGUF file

@@ -172,6 +172,18 @@ def test_the_fused_model_is_the_adapter(
     ]
 
 
+def test_a_modelfile_that_its_person_changed_is_kept(trained: tuple[Config, Workspace]) -> None:
+    config, workspace = trained
+    workspace.record("export", gguf.plan(config, workspace), 1, 1.0, gguf.run(config, workspace))
+    mine = workspace.modelfile.read_text() + "PARAMETER top_k 20\n"
+    workspace.modelfile.write_text(mine)
+    for _ in range(2):
+        result = gguf.run(config, workspace)
+        workspace.record("export", gguf.plan(config, workspace), 1, 1.0, result)
+    assert (workspace.model / "Modelfile.yours").read_text() == mine
+    assert modelfile.parse(workspace.modelfile.read_text()).options()["num_ctx"] == 1024
+
+
 def test_a_truncated_fused_file_is_refused(trained: tuple[Config, Workspace]) -> None:
     config, workspace = trained
     weights = workspace.fused / "model.safetensors"

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import finished, start_coach
+from conftest import TinyRun, finished, start_coach
 from families import FAMILIES, VARIANTS, Family, save_tokenizer
 
 from coach_mlx import (
+    dataset,
+    fuse,
     gguf,
     importer,
     llama_runtime,
@@ -24,6 +26,7 @@ from coach_mlx import (
     modelfile,
     ollama,
     ollama_parity,
+    trainer,
     turn_shapes,
 )
 from coach_mlx.config import Config, load_config
@@ -264,6 +267,27 @@ class TestAgainstARealOllama:
         assert why in said
         assert digests(tmp_path / "egress.jsonl") == before
         assert not export.workspace.deployed.exists()
+
+    def test_what_the_pipeline_exports_is_what_ollama_serves(
+        self, real: RealServer, tiny_project: Callable[..., TinyRun], tmp_path: Path
+    ) -> None:
+        """Quantized as it is served; random weights say nothing, so it is not talked to."""
+        config, workspace, _ = tiny_project()
+        for stage in (dataset, importer, trainer, fuse):
+            stage.run(config, workspace)
+        plan = gguf.plan(config, workspace)
+        workspace.record("export", plan, 1, 1.0, gguf.run(config, workspace))
+        material = ollama._material(workspace)
+        own = mlx_runtime.open_tokenizer(workspace.fused)
+        with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
+            file = material.modelfile
+            what = {"template": file.template, "system": file.system, "license": file.license}
+            server.create("tiny", material.weights, None, parameters=file.options(), **what)
+            ollama._require_the_same(server.show("tiny"), material)
+            assert ollama_parity.compare(server, "tiny", own, file.system) == 60
+            other = material._replace(modelfile=file._replace(system="Another."))
+            with pytest.raises(GateFailed, match="SYSTEM"):
+                ollama._require_the_same(server.show("tiny"), other)
 
     @pytest.mark.parametrize("moment", ["create", "talk"])
     def test_a_server_that_is_killed_midway_leaves_the_name_and_a_rerun_succeeds(
