@@ -32,8 +32,9 @@ class Names(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What a deploy is made from."""
+    """What a deploy is made from; `tokenizer` is the folder of the one that trained."""
 
+    tokenizer: Path
     modelfile: Modelfile
     weights: Path
     adapter: Path | None
@@ -53,12 +54,12 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         version = server.version()
         console.say(f"Ollama {version} at {server.address}")
         try:
-            checks = _prove(config, workspace, server, names.candidate, material)
+            checks = _prove(server, names.candidate, material)
+            digest, before = _promote(server, names, config.name)
         except BaseException:
             with contextlib.suppress(CoachError):
                 server.forget(names.candidate)
             raise
-        digest, before = _promote(server, names, config.name)
     result = {
         "action": "deploy",
         "name": config.name,
@@ -132,7 +133,9 @@ def _server(config: Config, workspace: Workspace) -> Any:
 def _material(workspace: Workspace) -> Material:
     """Raises: ToolError without a complete export, DataError where the Modelfile is not usable."""
     manifest = workspace.manifest("export")
-    if manifest is None or not workspace.modelfile.is_file():
+    folders = (workspace.fused, workspace.base)
+    folder = next((one for one in folders if (one / "tokenizer.json").is_file()), None)
+    if folder is None or manifest is None or not workspace.modelfile.is_file():
         raise ToolError(
             f"There is no complete export in {workspace.model}. Make it with: coach export"
         )
@@ -142,10 +145,10 @@ def _material(workspace: Workspace) -> Material:
     exported = manifest.outputs.get(workspace.shown(weights))
     if exported is None:
         console.say(f"The Modelfile names {weights}, which is not what `coach export` wrote.")
-        return Material(file, weights, adapter, stamp(weights).sha256)
+        return Material(folder, file, weights, adapter, stamp(weights).sha256)
     if not is_same(weights, exported):
         raise ToolError(f"{weights} is not what `coach export` wrote. Type: coach export")
-    return Material(file, weights, adapter, exported.sha256)
+    return Material(folder, file, weights, adapter, exported.sha256)
 
 
 def _beside(workspace: Workspace, name: str, instruction: str) -> Path:
@@ -161,12 +164,9 @@ def _beside(workspace: Workspace, name: str, instruction: str) -> Path:
 # --- the candidate
 
 
-def _prove(
-    config: Config, workspace: Workspace, server: Server, name: str, material: Material
-) -> dict[str, Any]:
+def _prove(server: Server, name: str, material: Material) -> dict[str, Any]:
     """Make the candidate and ask of it all that can be asked. Raises: GateFailed."""
-    folder = workspace.fused if workspace.fused.is_dir() else workspace.base
-    tokenizer = mlx_runtime.open_tokenizer(folder)
+    tokenizer = mlx_runtime.open_tokenizer(material.tokenizer)
     file = material.modelfile
     size = material.weights.stat().st_size
     with console.spinner(f"Making {name} ({size / 1e9:.1f} GB)"):

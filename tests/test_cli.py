@@ -172,6 +172,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["import", "--set", "base.model=./nothing"], 2, "is no hub id"),
         (["fuse"], 5, "coach train"),
         (["export"], 5, "coach fuse"),
+        (["deploy"], 5, "coach export"),
         (["evaluate"], 5, "coach dataset"),
         (["chat"], 5, "coach run"),
     ],
