@@ -5,13 +5,15 @@ has; a server left alone would take 4,096 and drop what is older without a word.
 data, the weights' size and the model's shapes; writes nothing.
 """
 
+import heapq
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from coach_mlx import chat_format, memory_fit, mlx_runtime
 from coach_mlx.config import Config
-from coach_mlx.workspace import Workspace, read_conversations
+from coach_mlx.records import Conversation
+from coach_mlx.workspace import Workspace, parse_records
 
 LEAST = 4096
 STEP = 1024
@@ -24,7 +26,7 @@ WORKING_BYTES = 2**29
 KEPT_BYTES = 2
 """Keys and values are kept in 16 bits."""
 CANDIDATES = 32
-"""The longest conversations by bytes, among which the longest by tokens is looked for."""
+"""The longest lines, among which the longest conversation by tokens is looked for."""
 
 
 class Size(NamedTuple):
@@ -98,11 +100,10 @@ def _longest(tokenizer: Any, path: Path) -> int | None:
     """In tokens, with the system prompt; `None` where there is no training data."""
     if not path.is_file():
         return None
-    chats = [one.chat() for one in read_conversations(path)]
-    chats.sort(key=lambda chat: sum(len(m["content"].encode()) for m in chat), reverse=True)
+    lines = heapq.nlargest(CANDIDATES, path.read_bytes().split(b"\n"), key=len)
+    found = parse_records(b"\n".join(lines), f"{path}, its longest lines first", Conversation)
     return max(
-        len(chat_format.encode_conversation(tokenizer, chat).token_ids)
-        for chat in chats[:CANDIDATES]
+        len(chat_format.encode_conversation(tokenizer, one.chat()).token_ids) for one in found
     )
 
 
