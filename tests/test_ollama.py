@@ -36,10 +36,12 @@ from coach_mlx.workspace import PROJECT, Plan, Workspace
 
 OLLAMA = shutil.which("ollama")
 SYSTEM = 'You are a calm coach. You say "we".\nListen first. 🌱'
-needs_ollama = [
-    pytest.mark.ollama,
-    pytest.mark.skipif(OLLAMA is None, reason="there is no `ollama` on the PATH"),
-]
+
+
+def needs_ollama(test: Callable[..., None]) -> Callable[..., None]:
+    missing = pytest.mark.skipif(OLLAMA is None, reason="there is no `ollama` on the PATH")
+    marked: Callable[..., None] = pytest.mark.ollama(missing(test))
+    return marked
 
 
 def free_port() -> int:
@@ -148,232 +150,239 @@ def deploy(folder: Path, export: Export, *more: str) -> tuple[int, dict[str, Any
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *VARIANTS], ids=lambda family: family.name)
-class TestEveryFamily:
-    pytestmark = needs_ollama
-
-    def test_ollama_renders_what_training_had_for_thirty_turns(
-        self,
-        family: Family,
-        shared: RealServer,
-        tiny: Path,
-        tokenizer: Any,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """Its template stands both in the Modelfile and in the file, as the export has it."""
-        monkeypatch.setenv("OLLAMA_HOST", shared.host)
-        folder = save_tokenizer(family, tmp_path / "tokenizer")
-        own = mlx_runtime.open_tokenizer(folder, family.control[family.end])
-        jinja = turn_shapes.gguf_template(own)
-        monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
-        target = tmp_path / "tiny.gguf"
-        gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
-        with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
-            template = turn_shapes.ollama_template(own)
-            assert template is not None
-            server.create("family", target, None, template=template, system=SYSTEM)
-            assert server.show("family")["capabilities"] == ["completion"]
-            assert ollama_parity.compare(server, "family", own, SYSTEM) == 60
-            assert ollama_parity.compare(server, "family", own, SYSTEM) == 60
-            server.forget("family")
+@needs_ollama
+def test_ollama_renders_what_training_had_for_thirty_turns(
+    family: Family,
+    shared: RealServer,
+    tiny: Path,
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its template stands both in the Modelfile and in the file, as the export has it."""
+    monkeypatch.setenv("OLLAMA_HOST", shared.host)
+    folder = save_tokenizer(family, tmp_path / "tokenizer")
+    own = mlx_runtime.open_tokenizer(folder, family.control[family.end])
+    jinja = turn_shapes.gguf_template(own)
+    monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
+    target = tmp_path / "tiny.gguf"
+    gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
+    with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
+        template = turn_shapes.ollama_template(own)
+        assert template is not None
+        server.create("family", target, None, template=template, system=SYSTEM)
+        assert server.show("family")["capabilities"] == ["completion"]
+        assert ollama_parity.compare(server, "family", own, SYSTEM) == 60
+        assert ollama_parity.compare(server, "family", own, SYSTEM) == 60
+        server.forget("family")
 
 
-class TestAgainstARealOllama:
-    pytestmark = needs_ollama
+@needs_ollama
+def test_a_files_own_template_that_mentions_tools_beats_the_modelfiles(
+    shared: RealServer,
+    tiny: Path,
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Why the export writes its own into the file."""
+    monkeypatch.setenv("OLLAMA_HOST", shared.host)
+    jinja = "{%- for m in messages %}{{- m.content }}{%- endfor %}{%- if tools %}x{%- endif %}"
+    monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
+    target = tmp_path / "tiny.gguf"
+    gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
+    with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
+        template = turn_shapes.ollama_template(tokenizer)
+        server.create("tools", target, None, template=template, system=SYSTEM)
+        with pytest.raises(GateFailed, match="another text than training"):
+            ollama_parity.compare(server, "tools", tokenizer, SYSTEM)
 
-    def test_a_files_own_template_that_mentions_tools_beats_the_modelfiles(
-        self,
-        shared: RealServer,
-        tiny: Path,
-        tokenizer: Any,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """Why the export writes its own into the file."""
-        monkeypatch.setenv("OLLAMA_HOST", shared.host)
-        jinja = "{%- for m in messages %}{{- m.content }}{%- endfor %}{%- if tools %}x{%- endif %}"
-        monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
-        target = tmp_path / "tiny.gguf"
-        gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
-        with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
-            template = turn_shapes.ollama_template(tokenizer)
-            server.create("tools", target, None, template=template, system=SYSTEM)
-            with pytest.raises(GateFailed, match="another text than training"):
-                ollama_parity.compare(server, "tools", tokenizer, SYSTEM)
 
-    def test_deployed_rolled_back_and_forward_again(
-        self, real: RealServer, exported: Callable[..., Export]
-    ) -> None:
-        export = exported(importer.packaged_gguf())
-        config, workspace, _ = export
-        first = ollama.run(config, workspace)
-        assert first["equal_renderings"] == 60
-        assert (first["equal_prompt_tokens"], first["replies"]) == (3, 3)
-        assert first["previous_digest"] is None
+@needs_ollama
+def test_deployed_rolled_back_and_forward_again(
+    real: RealServer, exported: Callable[..., Export]
+) -> None:
+    export = exported(importer.packaged_gguf())
+    config, workspace, _ = export
+    first = ollama.run(config, workspace)
+    assert first["equal_renderings"] == 60
+    assert (first["equal_prompt_tokens"], first["replies"]) == (3, 3)
+    assert first["previous_digest"] is None
 
-        # What a person changes in the Modelfile is served, and is another model.
-        export.edit("PARAMETER temperature 0.7", "PARAMETER temperature 0.3")
-        second = ollama.run(config, workspace)
-        assert second["previous_digest"] == first["digest"] != second["digest"]
-        with contextlib.closing(Server(workspace.egress, "")) as server:
-            kept = ollama.read_parameters(server.show("small")["parameters"])
-        assert (kept["temperature"], kept["num_ctx"]) == (0.3, 2048)
-        assert ollama.run(config, workspace)["previous_digest"] == first["digest"]
+    # What a person changes in the Modelfile is served, and is another model.
+    export.edit("PARAMETER temperature 0.7", "PARAMETER temperature 0.3")
+    second = ollama.run(config, workspace)
+    assert second["previous_digest"] == first["digest"] != second["digest"]
+    with contextlib.closing(Server(workspace.egress, "")) as server:
+        kept = ollama.read_parameters(server.show("small")["parameters"])
+    assert (kept["temperature"], kept["num_ctx"]) == (0.3, 2048)
+    assert ollama.run(config, workspace)["previous_digest"] == first["digest"]
 
-        for now, before in ((first, second), (second, first)):
-            back = ollama.roll_back(config, workspace)
-            assert (back["digest"], back["previous_digest"]) == (now["digest"], before["digest"])
-            found = digests(workspace.egress)
-            assert found == {"small:latest": now["digest"], "small:previous": before["digest"]}
+    for now, before in ((first, second), (second, first)):
+        back = ollama.roll_back(config, workspace)
+        assert (back["digest"], back["previous_digest"]) == (now["digest"], before["digest"])
+        found = digests(workspace.egress)
+        assert found == {"small:latest": now["digest"], "small:previous": before["digest"]}
 
-        history = json.loads(workspace.deployed.read_text())
-        actions = ["deploy", "deploy", "deploy", "rollback", "rollback"]
-        assert [line["action"] for line in history] == actions
-        assert (
-            history[0]["gguf_sha256"]
-            == workspace.manifest("export")
-            .outputs[  # type: ignore[union-attr]
-                workspace.shown(workspace.gguf)
-            ]
-            .sha256
-        )
-        lines = [json.loads(line) for line in workspace.egress.read_text().splitlines()]
-        assert {line["host"] for line in lines} == {"127.0.0.1"}
-
-    @pytest.mark.parametrize(
-        ("old", "new", "why"),
-        [
-            ("{{ range .Messages }}", "{{ range .Messages", "cannot read the TEMPLATE"),
-            ("<|im_start|>user\n", "<|im_start|>user ", "They part at character"),
-        ],
+    history = json.loads(workspace.deployed.read_text())
+    actions = ["deploy", "deploy", "deploy", "rollback", "rollback"]
+    assert [line["action"] for line in history] == actions
+    assert (
+        history[0]["gguf_sha256"]
+        == workspace.manifest("export")
+        .outputs[  # type: ignore[union-attr]
+            workspace.shown(workspace.gguf)
+        ]
+        .sha256
     )
-    def test_a_broken_template_closes_the_gate_and_moves_no_name(
-        self,
-        real: RealServer,
-        exported: Callable[..., Export],
-        tiny_gguf: Path,
-        tmp_path: Path,
-        old: str,
-        new: str,
-        why: str,
-    ) -> None:
-        export = exported(tiny_gguf)
-        with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
-            server.create("small", tiny_gguf, None, system="Before.")
-        before = digests(tmp_path / "egress.jsonl")
-        export.edit(old, new)
-        code, result, said = deploy(export.workspace.root, export)
-        assert (code, result) == (10, {}), said
-        assert why in said
-        assert digests(tmp_path / "egress.jsonl") == before
-        assert not export.workspace.deployed.exists()
+    lines = [json.loads(line) for line in workspace.egress.read_text().splitlines()]
+    assert {line["host"] for line in lines} == {"127.0.0.1"}
 
-    def test_what_the_pipeline_exports_is_what_ollama_serves(
-        self, real: RealServer, tiny_project: Callable[..., TinyRun], tmp_path: Path
-    ) -> None:
-        """Quantized as it is served; random weights say nothing, so it is not talked to."""
-        config, workspace, _ = tiny_project()
-        for stage in (dataset, importer, trainer, fuse):
-            stage.run(config, workspace)
-        plan = gguf.plan(config, workspace)
-        workspace.record("export", plan, 1, 1.0, gguf.run(config, workspace))
-        material = ollama._material(workspace)
-        own = mlx_runtime.open_tokenizer(workspace.fused)
-        with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
-            file = material.modelfile
-            what = {"template": file.template, "system": file.system, "license": file.license}
-            server.create("tiny", material.weights, None, parameters=file.options(), **what)
-            ollama._require_the_same(server.show("tiny"), material)
-            assert ollama_parity.compare(server, "tiny", own, file.system) == 60
-            other = material._replace(modelfile=file._replace(system="Another."))
-            with pytest.raises(GateFailed, match="SYSTEM"):
-                ollama._require_the_same(server.show("tiny"), other)
 
-    @pytest.mark.parametrize("moment", ["create", "talk"])
-    def test_a_server_that_is_killed_midway_leaves_the_name_and_a_rerun_succeeds(
-        self, real: RealServer, exported: Callable[..., Export], tiny_gguf: Path, moment: str
-    ) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("{{ range .Messages }}", "{{ range .Messages", "cannot read the TEMPLATE"),
+        ("<|im_start|>user\n", "<|im_start|>user ", "They part at character"),
+    ],
+)
+@needs_ollama
+def test_a_broken_template_closes_the_gate_and_moves_no_name(
+    real: RealServer,
+    exported: Callable[..., Export],
+    tiny_gguf: Path,
+    tmp_path: Path,
+    old: str,
+    new: str,
+    why: str,
+) -> None:
+    export = exported(tiny_gguf)
+    with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
+        server.create("small", tiny_gguf, None, system="Before.")
+    before = digests(tmp_path / "egress.jsonl")
+    export.edit(old, new)
+    code, result, said = deploy(export.workspace.root, export)
+    assert (code, result) == (10, {}), said
+    assert why in said
+    assert digests(tmp_path / "egress.jsonl") == before
+    assert not export.workspace.deployed.exists()
+
+
+@needs_ollama
+def test_what_the_pipeline_exports_is_what_ollama_serves(
+    real: RealServer, tiny_project: Callable[..., TinyRun], tmp_path: Path
+) -> None:
+    """Quantized as it is served; random weights say nothing, so it is not talked to."""
+    config, workspace, _ = tiny_project()
+    for stage in (dataset, importer, trainer, fuse):
+        stage.run(config, workspace)
+    plan = gguf.plan(config, workspace)
+    workspace.record("export", plan, 1, 1.0, gguf.run(config, workspace))
+    material = ollama._material(workspace)
+    own = mlx_runtime.open_tokenizer(workspace.fused)
+    with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
+        file = material.modelfile
+        what = {"template": file.template, "system": file.system, "license": file.license}
+        server.create("tiny", material.weights, None, parameters=file.options(), **what)
+        ollama._require_the_same(server.show("tiny"), material)
+        assert ollama_parity.compare(server, "tiny", own, file.system) == 60
+        other = material._replace(modelfile=file._replace(system="Another."))
+        with pytest.raises(GateFailed, match="SYSTEM"):
+            ollama._require_the_same(server.show("tiny"), other)
+
+
+@pytest.mark.parametrize("moment", ["create", "talk"])
+@needs_ollama
+def test_a_server_that_is_killed_midway_leaves_the_name_and_a_rerun_succeeds(
+    real: RealServer, exported: Callable[..., Export], tiny_gguf: Path, moment: str
+) -> None:
+    export = exported(importer.packaged_gguf())
+    log = export.workspace.egress
+    with contextlib.closing(Server(log, "")) as server:
+        server.create("small", tiny_gguf, None, system="Before.")
+    before = digests(log)
+    stored = set(blobs(real))
+    process = start_coach("deploy", export.workspace.root, *export.options)
+    assert process.stderr is not None
+    if moment == "talk":
+        for line in process.stderr:
+            if line.startswith("Talking to it"):
+                break
+    else:
+        wait_for(lambda: set(blobs(real)) > stored)
+    real.kill()
+    code, result, said = finished(process)
+    assert (code, result) == (4, {}), said
+    assert "broke off while" in said
+
+    real.start()
+    # The candidate may stand, where nobody was left to take it away; the name is as it was.
+    found = digests(log)
+    assert found.pop("small:candidate", "") != before["small:latest"]
+    assert found == before
+    code, result, said = deploy(export.workspace.root, export)
+    assert code == 0, said
+    assert digests(log) == {
+        "small:latest": result["digest"],
+        "small:previous": before["small:latest"],
+    }
+
+
+@needs_ollama
+def test_a_full_disk_leaves_the_name(
+    tmp_path: Path, exported: Callable[..., Export], tiny_gguf: Path, monkeypatch: Any
+) -> None:
+    folder = tmp_path / "ollama"
+    (folder / "models").mkdir(parents=True)
+    mount = f'mount -t tmpfs -o size=130m none {folder / "models"} && exec "$@"'
+    small_disk = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
+    if subprocess.run([*small_disk, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no disk of one's own")
+    server = RealServer(folder, *small_disk)
+    monkeypatch.setenv("OLLAMA_HOST", server.host)
+    try:
         export = exported(importer.packaged_gguf())
         log = export.workspace.egress
-        with contextlib.closing(Server(log, "")) as server:
-            server.create("small", tiny_gguf, None, system="Before.")
+        with contextlib.closing(Server(log, "")) as client:
+            client.create("small", tiny_gguf, None, system="Before.")
         before = digests(log)
-        stored = set(blobs(real))
-        process = start_coach("deploy", export.workspace.root, *export.options)
-        assert process.stderr is not None
-        if moment == "talk":
-            for line in process.stderr:
-                if line.startswith("Talking to it"):
-                    break
-        else:
-            wait_for(lambda: set(blobs(real)) > stored)
-        real.kill()
-        code, result, said = finished(process)
-        assert (code, result) == (4, {}), said
-        assert "broke off while" in said
+        with pytest.raises(ToolError, match="its disk is full"):
+            ollama.run(export.config, export.workspace)
+        assert digests(log) == before
+    finally:
+        server.kill()
 
-        real.start()
-        # The candidate may stand, where nobody was left to take it away; the name is as it was.
-        found = digests(log)
-        assert found.pop("small:candidate", "") != before["small:latest"]
-        assert found == before
-        code, result, said = deploy(export.workspace.root, export)
-        assert code == 0, said
-        assert digests(log) == {
-            "small:latest": result["digest"],
-            "small:previous": before["small:latest"],
-        }
 
-    def test_a_full_disk_leaves_the_name(
-        self, tmp_path: Path, exported: Callable[..., Export], tiny_gguf: Path, monkeypatch: Any
-    ) -> None:
-        folder = tmp_path / "ollama"
-        (folder / "models").mkdir(parents=True)
-        mount = f'mount -t tmpfs -o size=130m none {folder / "models"} && exec "$@"'
-        small_disk = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh")
-        if subprocess.run([*small_disk, "true"], capture_output=True, check=False).returncode:
-            pytest.skip("this machine allows no disk of one's own")
-        server = RealServer(folder, *small_disk)
-        monkeypatch.setenv("OLLAMA_HOST", server.host)
-        try:
-            export = exported(importer.packaged_gguf())
-            log = export.workspace.egress
-            with contextlib.closing(Server(log, "")) as client:
-                client.create("small", tiny_gguf, None, system="Before.")
-            before = digests(log)
-            with pytest.raises(ToolError, match="its disk is full"):
-                ollama.run(export.config, export.workspace)
-            assert digests(log) == before
-        finally:
-            server.kill()
+@needs_ollama
+def test_a_rollback_that_was_killed_between_its_halves_is_finished(
+    real: RealServer, exported: Callable[..., Export], tiny_gguf: Path
+) -> None:
+    config, workspace, _ = exported(tiny_gguf)
+    with contextlib.closing(Server(workspace.egress, "")) as server:
+        for name, system in (("small:previous", "Old."), ("small:candidate", "New.")):
+            server.create(name, tiny_gguf, None, system=system)
+        old, new = (server.digests()[f"small:{tag}"] for tag in ("previous", "candidate"))
+        server.point("small:latest", "small:previous", old)
+    result = ollama.roll_back(config, workspace)
+    assert (result["digest"], result["previous_digest"]) == (old, new)
+    assert digests(workspace.egress) == {"small:latest": old, "small:previous": new}
+    (old_again,) = {ollama.roll_back(config, workspace)["previous_digest"]}
+    assert old_again == old
 
-    def test_a_rollback_that_was_killed_between_its_halves_is_finished(
-        self, real: RealServer, exported: Callable[..., Export], tiny_gguf: Path
-    ) -> None:
-        config, workspace, _ = exported(tiny_gguf)
-        with contextlib.closing(Server(workspace.egress, "")) as server:
-            for name, system in (("small:previous", "Old."), ("small:candidate", "New.")):
-                server.create(name, tiny_gguf, None, system=system)
-            old, new = (server.digests()[f"small:{tag}"] for tag in ("previous", "candidate"))
-            server.point("small:latest", "small:previous", old)
-        result = ollama.roll_back(config, workspace)
-        assert (result["digest"], result["previous_digest"]) == (old, new)
-        assert digests(workspace.egress) == {"small:latest": old, "small:previous": new}
-        (old_again,) = {ollama.roll_back(config, workspace)["previous_digest"]}
-        assert old_again == old
 
-    def test_nothing_to_roll_back_to_says_so(
-        self, real: RealServer, exported: Callable[..., Export], tiny_gguf: Path
-    ) -> None:
-        config, workspace, _ = exported(tiny_gguf)
-        with pytest.raises(ToolError, match="coach deploy"):
-            ollama.roll_back(config, workspace)
-        with contextlib.closing(Server(workspace.egress, "")) as server:
-            server.create("small", tiny_gguf, None)
-            digest = server.digests()["small:latest"]
-            server.point("small:previous", "small:latest", digest)
-        with pytest.raises(ToolError, match="nothing to go back"):
-            ollama.roll_back(config, workspace)
+@needs_ollama
+def test_nothing_to_roll_back_to_says_so(
+    real: RealServer, exported: Callable[..., Export], tiny_gguf: Path
+) -> None:
+    config, workspace, _ = exported(tiny_gguf)
+    with pytest.raises(ToolError, match="coach deploy"):
+        ollama.roll_back(config, workspace)
+    with contextlib.closing(Server(workspace.egress, "")) as server:
+        server.create("small", tiny_gguf, None)
+        digest = server.digests()["small:latest"]
+        server.point("small:previous", "small:latest", digest)
+    with pytest.raises(ToolError, match="nothing to go back"):
+        ollama.roll_back(config, workspace)
 
 
 def blobs(server: RealServer) -> list[str]:
