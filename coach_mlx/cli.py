@@ -326,6 +326,17 @@ def _preflight(config: Any, workspace: Any) -> None:
             found.preflight(config, workspace)
 
 
+@app.command("verify", help="Compare the exported file with what was trained; exit 10.")
+def verify(
+    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
+) -> None:
+    from coach_mlx import gguf
+
+    loaded, place = _open(config, set_, workspace)
+    with place.lock():
+        _print({"command": "verify", **gguf.verify(loaded, place)})
+
+
 @app.command("lint-data", help="Say whether conversations or probes are fit to use; exit 10.")
 def lint_data(
     files: Annotated[list[Path], typer.Argument(help="JSONL of conversations, or YAML of probes.")],

@@ -213,8 +213,27 @@ class FuseSection(Section):
 class ExportSection(Section):
     """From weights to the file Ollama serves."""
 
-    quantization: Literal["q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16"] = "q4_k_m"
+    quantization: Literal["q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f16"] = "q4_k_m"
     """llama.cpp's name for it."""
+
+
+class VerifySection(Section):
+    """Whether the file that is served is what was trained; the gate of `coach export`."""
+
+    tokens: int = Field(default=8192, ge=256)
+    """Tokens of held-out conversations that each model on the way reads."""
+    replies: int = Field(default=12, ge=0)
+    """Replies that training's view and the file's both write, to see whether they end."""
+    reply_tokens: int = Field(default=320, ge=1)
+    """Longest of these."""
+    kl_half: float = Field(default=1e-3, gt=0)
+    """Largest mean difference (Kullback-Leibler, nats a token) that 16 bits may make."""
+    kl_q8_0: float = Field(default=5e-3, gt=0)
+    """The same for q8_0."""
+    kl_quantized: float = Field(default=0.15, gt=0)
+    """The same for what llama.cpp quantizes; above it, the base's own difference decides."""
+    base_factor: float = Field(default=1.5, ge=1)
+    """So many times what the same quantization costs the base is allowed."""
 
 
 class ServeSection(Section):
@@ -272,6 +291,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()
     export: ExportSection = ExportSection()
+    verify: VerifySection = VerifySection()
     serve: ServeSection = ServeSection()
     evaluate: EvaluateSection = EvaluateSection()
 

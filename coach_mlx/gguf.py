@@ -1,55 +1,39 @@
-"""`coach export`: fused weights -> F16 GGUF -> quantized GGUF, and the Modelfile beside it.
+"""`coach export`: fused weights -> GGUF -> quantized GGUF, compared with training; the Modelfile.
 
-Reads: models/NAME/fused/ and the system prompt. Writes: models/NAME/NAME-QUANTIZATION.gguf and
-models/NAME/Modelfile. Tensors stream one by one, so memory stays near the largest of them.
-Fails: DataError for a model family this cannot write (by name), GateFailed where llama.cpp splits
-text into other tokens than training did, ToolError where the disk is full.
+Reads: models/NAME/fused/, the system prompt, and for the comparison the base, the adapter and the
+held-out conversations. Writes: models/NAME/NAME-QUANTIZATION.gguf, which gets its name only when
+the gate passes, parity.json and the Modelfile. `coach verify` opens the gate for a file that is
+there already.
+Fails: DataError, by name, for a model this cannot write, GateFailed where the file is not what was
+trained, ToolError where the disk is full.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from coach_mlx import (
-    chat_format,
-    chat_template,
     console,
+    gguf_facts,
+    gguf_file,
+    gguf_tensors,
     llama_runtime,
     mlx_runtime,
+    model_facts,
     modelfile,
     num_ctx,
-    turn_shapes,
+    parity,
 )
 from coach_mlx.config import Config
-from coach_mlx.errors import DataError, GateFailed, ToolError
+from coach_mlx.errors import ToolError
+from coach_mlx.parity import DIRECT, Gate
 from coach_mlx.workspace import (
     Plan,
     Workspace,
     is_same,
-    read_conversations,
     read_system_prompt,
     require_space,
     write_whole,
 )
-
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-CONTROL, NORMAL, UNUSED, USER_DEFINED = 3, 1, 5, 4
-
-# How llama.cpp names the rule that splits text before the byte-pair merges, by the regular
-# expression in it.
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPLITS = {QWEN2_SPLIT: "qwen2", QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
-
-
-class Vocabulary(NamedTuple):
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    split: str
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
@@ -57,60 +41,56 @@ def plan(config: Config, workspace: Workspace) -> Plan:
     inputs = (index, workspace.find(config.dataset.system_prompt))
     settings = {
         **config.export.model_dump(),
+        **config.verify.model_dump(),
         **config.serve.model_dump(),
         "license": config.base.license,
     }
-    return Plan(inputs, (workspace.gguf, workspace.modelfile), settings)
+    return Plan(inputs, (workspace.gguf, workspace.parity, workspace.modelfile), settings)
 
 
 def preflight(config: Config, workspace: Workspace) -> None:
     """Refuse before training what the export could not write after it."""
     prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
     modelfile.require_writable("The system prompt", prompt)
-    require_writable(workspace.base)
+    require_writable(workspace.base, config)
+
+
+def require_writable(folder: Path, config: Config) -> None:
+    """Raises: DataError, by name, for what a GGUF file could not hold."""
+    tokenizer = mlx_runtime.open_tokenizer(folder)
+    gguf_facts.describe(folder, tokenizer, config, "F16")
+    gguf_tensors.tensors(folder, model_facts.read(folder), "F16")
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    if not workspace.fused.is_dir():
-        raise ToolError(f"There is no fused model in {workspace.fused}. Type: coach fuse")
+    parity.require_inputs(workspace)
     mlx_runtime.require_whole_model(workspace.fused)
-    require_writable(workspace.fused)
+    tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
+    prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
+    modelfile.require_writable("The system prompt", prompt)
     size = sum(file.stat().st_size for file in workspace.fused.glob("*.safetensors"))
     require_space(workspace.model, int(1.7 * size), "Exporting")
-    tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
-    quantization = config.export.quantization
-    half, partial = (
-        workspace.gguf.with_name(workspace.gguf.name + end) for end in (".f16.partial", ".partial")
-    )
+    partial = workspace.gguf.with_name(workspace.gguf.name + ".partial")
     try:
-        with console.spinner("Writing GGUF (f16)"):
-            write_gguf(workspace.fused, half, tokenizer, config.name, config.base.license)
-        if quantization == "f16":
-            half.replace(partial)
-        else:
-            with console.spinner(f"Quantizing to {quantization}"):
-                llama_runtime.quantize(half, partial, quantization)
-        with console.spinner("Comparing tokens with training's"):
-            compared = compare_tokens(tokenizer, partial, workspace)
+        with parity.half_file(config, workspace, tokenizer) as half:
+            _write_served(config, workspace, tokenizer, half, partial)
+            checks = parity.check(Gate(config, workspace, tokenizer, partial, half))
+        parity.conclude(checks, workspace, workspace.gguf.name)
         partial.replace(workspace.gguf)
     finally:
-        half.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
-    prompt = read_system_prompt(workspace.find(config.dataset.system_prompt))
     context = num_ctx.compute(config, workspace, tokenizer)
     console.say(f"Context: {context.words}")
-    weights = f"./{workspace.gguf.name}"
     _set_edits_aside(workspace)
-    write_whole(
-        workspace.modelfile,
-        modelfile.render(config, tokenizer, prompt, weights, context.tokens),
-    )
+    weights = f"./{workspace.gguf.name}"
+    text = modelfile.render(config, tokenizer, prompt, weights, context.tokens)
+    write_whole(workspace.modelfile, text)
     return {
         "gguf": workspace.shown(workspace.gguf),
         "modelfile": workspace.shown(workspace.modelfile),
         "size_bytes": workspace.gguf.stat().st_size,
-        "texts_with_equal_tokens": compared,
         "num_ctx": context.tokens,
+        "checks": len(checks),
     }
 
 
@@ -124,207 +104,25 @@ def _set_edits_aside(workspace: Workspace) -> None:
         console.say(f"You changed {workspace.shown(path)}: yours is kept as {kept.name}.")
 
 
-# --- the GGUF file
-
-
-def require_writable(folder: Path) -> None:
-    """Raises: DataError, by name, for what `write_gguf` does not know."""
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    family = facts.get("model_type")
-    known = ", ".join(sorted(ARCHITECTURES))
-    if family not in ARCHITECTURES:
-        raise DataError(
-            f"The model in {folder} is of the family {family!r}; the export knows {known}."
-        )
-    scaling = facts.get("rope_scaling")
-    kind = scaling and (scaling.get("rope_type") or scaling.get("type"))
-    if kind not in (None, "default"):
-        raise DataError(
-            f"The model in {folder} scales its positions ({kind}), which the export cannot write "
-            "yet."
-        )
-    read_vocabulary(folder, int(facts["vocab_size"]))
-
-
-def write_gguf(folder: Path, target: Path, tokenizer: Any, name: str, licence: str) -> None:
-    """An MLX or Hugging Face folder as one F16 GGUF file; vectors (norms, biases) in F32."""
-    import gguf
-    import numpy as np
-
-    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    writer = gguf.GGUFWriter(path=None, arch=ARCHITECTURES[facts["model_type"]])
-    _add_model_facts(writer, facts, name, licence)
-    _add_tokenizer(writer, read_vocabulary(folder, int(facts["vocab_size"])), facts, tokenizer)
-    tensors = list(_tensors(folder, facts))
-    for tensor_name, array in tensors:
-        dtype = np.dtype(np.float32 if array.ndim == 1 else np.float16)
-        writer.add_tensor_info(tensor_name, array.shape, dtype, array.size * dtype.itemsize)
-    writer.write_header_to_file(target)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    while tensors:
-        _, array = tensors.pop(0)
-        writer.write_tensor_data(_numpy(array))
-    writer.close()
-
-
-def _numpy(array: Any) -> Any:
-    import mlx.core as mx
-    import numpy as np
-
-    return np.array(array.astype(mx.float32 if array.ndim == 1 else mx.float16))
-
-
-def _tensors(folder: Path, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """GGUF name and lazily read array of every weight, Llama's q and k rows in GGUF's order."""
-    import gguf
-    import mlx.core as mx
-
-    architecture = ARCHITECTURES[facts["model_type"]]
-    kind = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
-    names = gguf.get_tensor_name_map(kind, int(facts["num_hidden_layers"]))
-    heads = int(facts["num_attention_heads"])
-    kv_heads = int(facts.get("num_key_value_heads", heads))
-    unknown = []
-    for file in sorted(folder.glob("model*.safetensors")):
-        weights: Any = mx.load(str(file))
-        for name, array in weights.items():
-            found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-            if found is None:
-                unknown.append(name)
-                continue
-            if architecture == "llama" and ".self_attn.q_proj." in name:
-                array = permute(array, heads)
-            elif architecture == "llama" and ".self_attn.k_proj." in name:
-                array = permute(array, kv_heads)
-            yield found, array
-    if unknown:
-        raise DataError(
-            f"{folder} has tensors that GGUF has no name for: {', '.join(unknown[:10])}"
-        )
-
-
-def permute(array: Any, heads: int) -> Any:
-    """The order of q and k rows that GGUF's Llama rotates: two halves -> pairs side by side.
-
-    Shapes: (heads * head_dim, columns) or (heads * head_dim,), unchanged.
-    """
-    rows = array.shape[0]
-    halves = array.reshape(heads, 2, rows // heads // 2, -1)  # (heads, 2, head_dim / 2, columns)
-    return halves.swapaxes(1, 2).reshape(array.shape)
-
-
-def _add_model_facts(writer: Any, facts: dict[str, Any], name: str, licence: str) -> None:
-    import gguf
-
-    heads, hidden = int(facts["num_attention_heads"]), int(facts["hidden_size"])
-    head_size = int(facts.get("head_dim") or hidden // heads)
-    writer.add_name(name)
-    writer.add_license(licence)
-    writer.add_context_length(int(facts["max_position_embeddings"]))
-    writer.add_embedding_length(hidden)
-    writer.add_block_count(int(facts["num_hidden_layers"]))
-    writer.add_feed_forward_length(int(facts["intermediate_size"]))
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(int(facts.get("num_key_value_heads", heads)))
-    writer.add_key_length(head_size)
-    writer.add_value_length(head_size)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_rope_freq_base(
-        float((facts.get("rope_parameters") or facts).get("rope_theta", 10000.0))
-    )
-    writer.add_layer_norm_rms_eps(float(facts["rms_norm_eps"]))
-    writer.add_vocab_size(int(facts["vocab_size"]))
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-
-
-def _add_tokenizer(
-    writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any
+def _write_served(
+    config: Config, workspace: Workspace, tokenizer: Any, half: Path | None, target: Path
 ) -> None:
-    # Not merely where the tokenizer would add it: training has what the chat template writes.
-    adds_begin = bool(chat_template.begin_of_text(tokenizer))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.split)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(chat_format.end_of_turn(tokenizer).token_id)
-    writer.add_add_bos_token(adds_begin)
-    writer.add_add_space_prefix(False)
-    for role, add in (
-        ("bos", writer.add_bos_token_id),
-        ("unk", writer.add_unk_token_id),
-        ("pad", writer.add_pad_token_id),
-    ):
-        token = getattr(tokenizer, f"{role}_token_id", None)
-        if token is not None:
-            add(token)
-    writer.add_chat_template(turn_shapes.gguf_template(tokenizer))
+    quantization = config.export.quantization
+    with console.spinner(f"Making the file in {quantization}"):
+        if half is None:
+            kind = DIRECT[quantization]
+            gguf_file.write_model(workspace.fused, tokenizer, config, kind, target)
+        else:
+            llama_runtime.quantize(half, target, quantization)
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """The byte-level BPE vocabulary of tokenizer.json, padded to the `size` rows of the embedding.
-
-    Raises: DataError for another kind of tokenizer, or a rule of splitting that llama.cpp has no
-    name for.
-    """
-    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = facts["model"]
-    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(facts.get("pre_tokenizer")):
-        raise DataError(
-            f"The tokenizer in {folder} is no byte-level BPE, and the export knows no other kind "
-            "yet."
-        )
-    tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
-    for token, number in model["vocab"].items():
-        tokens[number], types[number] = token, NORMAL
-    for added in facts["added_tokens"]:
-        number = added["id"]
-        tokens[number], types[number] = (
-            added["content"],
-            CONTROL if added["special"] else USER_DEFINED,
-        )
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return Vocabulary(tokens, types, merges, _split_name(facts["pre_tokenizer"], folder))
-
-
-def _split_name(pre_tokenizer: dict[str, Any], folder: Path) -> str:
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in SPLITS:
-        return SPLITS[steps[0]["pattern"]["Regex"]]
-    raise DataError(
-        f"The tokenizer in {folder} splits text by a rule that the export has no llama.cpp name "
-        "for."
-    )
-
-
-def compare_tokens(tokenizer: Any, path: Path, workspace: Workspace) -> int:
-    """How many texts llama.cpp splits into the same tokens as training did. Raises: GateFailed at
-    the first it does not.
-    """
-    texts = [
-        "It's 2026, she's 41; they'll pay $1,234.50!\n\n\tNo?  Où, 東京, здесь, 😀 ",
-        "<|im_end|> typed\r\n",
-    ]
-    for path_of in (workspace.holdout, workspace.training_data):
-        if path_of.is_file():
-            texts += [
-                message.content
-                for one in read_conversations(path_of)[:20]
-                for message in one.messages
-            ]
-    llama = llama_runtime.open_gguf(path, num_ctx=0, vocabulary_only=True)
-    for text in texts:
-        ours = tokenizer.encode(text, add_special_tokens=False)
-        theirs = llama.tokenize(text.encode(), add_bos=False, special=True)
-        if ours != theirs:
-            raise GateFailed(
-                f"llama.cpp splits this text into other tokens than training did: {text[:200]!r}"
-            )
-    llama.close()
-    return len(texts)
+def verify(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """`coach verify`: the gate alone, for the file that is there."""
+    parity.require_inputs(workspace)
+    if not workspace.gguf.is_file():
+        raise ToolError(f"There is no {workspace.gguf}. Type: coach export")
+    tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
+    with parity.half_file(config, workspace, tokenizer) as half:
+        checks = parity.check(Gate(config, workspace, tokenizer, workspace.gguf, half))
+    parity.conclude(checks, workspace, workspace.gguf.name)
+    return {"gguf": workspace.shown(workspace.gguf), "passed": True, "checks": len(checks)}

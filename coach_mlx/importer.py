@@ -20,7 +20,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coach_mlx import console, llama_runtime, mlx_runtime, supervisor
+from coach_mlx import (
+    console,
+    llama_runtime,
+    mlx_runtime,
+    model_facts,
+    supervisor,
+    template_trial,
+)
 from coach_mlx.config import BaseSection, Config
 from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.workspace import Plan, Workspace, require_space, whole_folder, write_whole
@@ -59,7 +66,10 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
             import_gguf(source, partial)
         else:
             import_folder(source, partial, config.base)
+            _write_plain_rope(partial / "config.json")
         mlx_runtime.require_whole_model(partial)
+        template = mlx_runtime.open_tokenizer(partial).chat_template
+        template_trial.require_end(str(template), config.base.model)
         write_whole(
             partial / workspace.base_marker.name,
             json.dumps(_facts(config.base, source, partial), indent=2) + "\n",
@@ -142,6 +152,16 @@ def import_folder(source: Path, target: Path, base: BaseSection) -> None:
     for file in _kept(source):
         if file.suffix != ".safetensors" and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
+
+
+def _write_plain_rope(path: Path) -> None:
+    """Newer files say where positions turn in a place that mlx-lm does not look at."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    plain = model_facts.plain_rope(settings)
+    if isinstance(plain.get("text_config"), dict):
+        plain = {**plain, "text_config": model_facts.plain_rope(plain["text_config"])}
+    if plain != settings:
+        write_whole(path, json.dumps(plain, indent=2) + "\n")
 
 
 def _kept(source: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from coach_mlx.errors import DataError, ToolError
 
 _messages: deque[str] = deque(maxlen=40)
-FILE_TYPES = {"q4_k_m": "Q4_K_M", "q5_k_m": "Q5_K_M", "q6_k": "Q6_K", "q8_0": "Q8_0"}
+FILE_TYPES = {"q4_k_s": "Q4_K_S", "q4_k_m": "Q4_K_M", "q5_k_m": "Q5_K_M", "q6_k": "Q6_K"}
 BATCH = 512
 
 
@@ -85,13 +85,19 @@ def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]
     """
     import numpy as np
 
-    wanted = [*is_target[1:], False]
+    wanted = [token for token, target in zip(token_ids[1:], is_target[1:], strict=True) if target]
     losses = []
-    for place, logits in _logits(llama, token_ids, wanted):
+    for token, logits in zip(wanted, target_logits(llama, token_ids, is_target), strict=True):
         top = logits.max()
         total = top + np.log(np.exp(logits - top).sum())
-        losses.append(total - logits[token_ids[place + 1]])
+        losses.append(total - logits[token])
     return np.asarray(losses)
+
+
+def target_logits(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Iterator[Any]:
+    """What the model says at each target, (V,) in 64 bits."""
+    for _, logits in _logits(llama, token_ids, [*is_target[1:], False]):
+        yield logits
 
 
 def likeliest_tokens(llama: Any, token_ids: Sequence[int]) -> Any:
@@ -160,6 +166,17 @@ def stream_reply(
             yield decoder.decode(llama.detokenize([token]))
             if count >= max_tokens:
                 return
+
+
+def reply_ends(llama: Any, prompt_ids: Sequence[int], max_tokens: int) -> bool:
+    """Whether the likeliest reply ends by itself within so many tokens."""
+    vocabulary = library().llama_model_get_vocab(llama.model)
+    tokens = llama.generate(prompt_ids, temp=0.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+    with contextlib.closing(tokens):
+        for token, _ in zip(tokens, range(max_tokens), strict=False):
+            if library().llama_vocab_is_eog(vocabulary, token):
+                return True
+    return False
 
 
 class Completion(NamedTuple):

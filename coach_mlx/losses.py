@@ -93,22 +93,36 @@ def score(model: Any, part: Encoded) -> float:
     The tokens pass in pieces over a key-value cache, as they do when a reply is read, so memory and
     time grow with the length and not with its square.
     """
+    total = 0.0
+    for hidden, wanted in _target_states(model, part):
+        total += sum(found.sum().item() for found in _losses(output_head(model), hidden, wanted))
+    return total
+
+
+def target_logits(model: Any, part: Encoded) -> Iterator[Any]:
+    """What the model says at each target, read the same way: (rows, V) at a time, 32 bits."""
+    import mlx.core as mx
+
+    for hidden, _ in _target_states(model, part):
+        yield output_head(model)(hidden).astype(mx.float32)
+
+
+def _target_states(model: Any, part: Encoded) -> Iterator[tuple[Any, Any]]:
+    """Hidden states before targets (rows, hidden), and the targets (rows,), a piece at a time."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
-    cache, total = make_prompt_cache(model), 0.0
+    cache = make_prompt_cache(model)
     piece = 256 if device() == "cpu" else 2048
     for start in range(0, len(part.token_ids) - 1, piece):
         end = min(start + piece, len(part.token_ids) - 1)
         hidden = trunk(model)(mx.array([part.token_ids[start:end]]), cache)[0]  # (piece, hidden)
         rows = [row for row in range(end - start) if part.is_target[start + row + 1]]
-        wanted = mx.array([part.token_ids[start + row + 1] for row in rows], dtype=mx.int32)
         if rows:
-            found = _losses(output_head(model), hidden[mx.array(rows)], wanted)
-            total += sum(losses.sum().item() for losses in found)
+            wanted = [part.token_ids[start + row + 1] for row in rows]
+            yield hidden[mx.array(rows)], mx.array(wanted, dtype=mx.int32)
         else:
             mx.eval(hidden)
-    return total
 
 
 def trunk(model: Any) -> Callable[..., Any]:

@@ -126,6 +126,7 @@ def open_model(folder: Path, adapter: Path | None = None, as_stored: bool = Fals
 def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:
     """mlx-lm's tokenizer of a model folder. Raises: DataError where it has no chat template."""
     prepare()
+    from huggingface_hub.errors import StrictDataclassError
     from mlx_lm import utils
 
     if not (folder / "tokenizer.json").is_file():
@@ -133,7 +134,19 @@ def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:
             f"{folder} has no tokenizer.json, so it is no whole model. Choose another base, or, "
             "where it lies under models/, make it again: coach import --force"
         )
-    tokenizer = utils.load_tokenizer(folder, eos_token_ids=eos_token_ids)
+    try:
+        tokenizer = utils.load_tokenizer(folder, eos_token_ids=eos_token_ids)
+    except (
+        StrictDataclassError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OSError,
+    ) as error:
+        raise DataError(
+            f"The tokenizer in {folder} cannot be opened: {' '.join(str(error).split())}"
+        ) from None
     if not getattr(tokenizer, "chat_template", None):
         raise DataError(
             f"The tokenizer in {folder} has no chat template, so nobody can say how a conversation "
@@ -249,6 +262,30 @@ def complete(
     return Completion("".join(pieces), last.generation_tokens, last.finish_reason == "stop")
 
 
+def replies_end(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> list[bool]:
+    """Whether the likeliest reply to each prompt ends by itself within so many tokens."""
+    from mlx_lm.generate import batch_generate
+
+    if not prompts:
+        return []
+    written = batch_generate(
+        loaded.model,
+        loaded.tokenizer,
+        [list(prompt) for prompt in prompts],
+        max_tokens=max_tokens,
+        return_token_ids=True,
+    ).token_ids
+    return [len(token_ids) < max_tokens for token_ids in written]
+
+
+def to_numpy(array: Any) -> Any:
+    import numpy as np
+
+    return np.array(array)
+
+
 def require_whole_model(folder: Path) -> None:
     """Raises: ToolError where the folder holds no model, DataError where a weight file is cut
     short.
@@ -258,15 +295,26 @@ def require_whole_model(folder: Path) -> None:
     shards = sorted(folder.glob("model*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = {
-            folder / name
-            for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        }
-        shards = sorted(named | set(shards))
+        shards = sorted({*shards, *(folder / name for name in _shard_names(index))})
     if not shards:
         raise ToolError(f"There are no weights (model*.safetensors) in {folder}.")
     for shard in shards:
         require_whole_safetensors(shard)
+
+
+def _shard_names(index: Path) -> set[str]:
+    """Raises: DataError where the index cannot be read, or names a file elsewhere."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{index} cannot be read: {type(error).__name__} {error}.") from None
+    elsewhere = sorted(str(name) for name in names if Path(str(name)).name != name)
+    if elsewhere:
+        raise DataError(
+            f"{index} names files outside its folder ({', '.join(elsewhere[:3])}). A model that "
+            "does so is not to be trusted: get it anew from its maker."
+        )
+    return names
 
 
 def require_whole_safetensors(path: Path) -> None:

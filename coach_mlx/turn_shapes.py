@@ -1,8 +1,9 @@
-"""What stands before and after a message of each role, and the templates served made of it.
+"""What stands before and after a message of each role, and templates for others made of it.
 
 The shapes are read off conversations that `chat_template` rendered, and must write 1 to 30 turns as
-training has them; a model whose turns have no fixed shape gets no template. Reads and writes no
-file.
+training has them, with a system prompt and without; a model whose turns have no fixed shape gets no
+template. What is served gets these and not the maker's own: that one may read the clock, open a
+thinking block or refuse a system prompt, and training had none of it. Reads and writes no file.
 """
 
 import itertools
@@ -13,8 +14,6 @@ from coach_mlx.chat_format import prompt_text, reply_lead
 from coach_mlx.chat_template import Messages, Piece, begin_of_text, render
 from coach_mlx.errors import DataError
 
-ROLES = ("system", "user", "assistant")
-
 
 class TurnShape(NamedTuple):
     """What the chat template writes around a message of one role."""
@@ -24,72 +23,89 @@ class TurnShape(NamedTuple):
 
 
 class TurnShapes(NamedTuple):
-    """`first_user`: what stands before the user's words right behind the system prompt; `prompt`:
-    what stands at the end, before a reply that is still to come.
+    """`begin`: the token that a server adds by itself; `opening`: what stands before the user's
+    words where there is no system prompt; `first_user`: the same right behind one; `prompt`: what
+    stands at the end, before a reply that is still to come.
     """
 
+    begin: str
     system: TurnShape
     user: TurnShape
     assistant: TurnShape
+    opening: str
     first_user: str
     prompt: str
 
 
 def ollama_template(tokenizer: Any) -> str | None:
-    """The chat template in Ollama's Go syntax; `None` where turns have no fixed shape (use the
-    GGUF's own then).
-
-    Ollama puts the Modelfile's SYSTEM first and llama.cpp adds a begin-of-text token itself, so the
-    shape is read off conversations that open with a system prompt, without that token, and must
-    reproduce 1 to 30 turns.
+    """The chat template in Ollama's Go syntax, without the begin-of-text token, which llama.cpp
+    adds itself; `None` where turns have no fixed shape.
     """
-    shapes = _turn_shapes(tokenizer)
+    shapes = turn_shapes(tokenizer)
     if shapes is None or any("{{" in text for text in _texts(shapes)):
         return None
-    system, user, assistant, first_user, _ = shapes
+    system, user, assistant = shapes.system, shapes.user, shapes.assistant
     cases = {"system": system, "user": user, "assistant": assistant}
-    numbered = first_user != user.before
-    if numbered:
-        before = f"{{{{ if eq $number 1 }}}}{first_user}{{{{ else }}}}{user.before}{{{{ end }}}}"
+    firsts = [
+        f"if eq $number {number} }}}}{text}{{{{ else "
+        for number, text in enumerate((shapes.opening, shapes.first_user))
+        if text != user.before
+    ]
+    if firsts:
+        before = f"{{{{ {''.join(firsts)}}}}}{user.before}{{{{ end }}}}"
         cases["user"] = TurnShape(before, user.after)
     body = "{{ else ".join(
         f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
         for role, (before, after) in cases.items()
     )
-    head = "range $number, $_ := .Messages" if numbered else "range .Messages"
+    head = "range $number, $_ := .Messages" if firsts else "range .Messages"
     return f"{{{{ {head} }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}" + shapes.prompt
 
 
-def gguf_template(tokenizer: Any) -> str:
-    """The chat template in Jinja, of the same shapes, for the GGUF file.
-
-    Ollama sets a TEMPLATE aside for the file's own where that one mentions tools or thinking, as
-    Qwen's does. The two must write the same. Where turns have no fixed shape, it is the
-    tokenizer's.
+def jinja_template(tokenizer: Any) -> str | None:
+    """The same in Jinja, as a GGUF file carries it, with the begin-of-text token; `None` where
+    turns have no fixed shape.
     """
-    shapes = _turn_shapes(tokenizer)
+    shapes = turn_shapes(tokenizer)
     if shapes is None:
-        return str(tokenizer.chat_template)
-    before = {role: json.dumps(getattr(shapes, role).before) for role in ROLES}
-    if shapes.first_user != shapes.user.before:
-        first = json.dumps(shapes.first_user)
-        before["user"] = f"({first} if loop.index0 == 1 else {before['user']})"
-    cases = "{%- el".join(
-        f"if message['role'] == '{role}' %}}{{{{- {before[role]} + message['content'] + "
-        f"{json.dumps(getattr(shapes, role).after)} }}}}"
-        for role in ROLES
+        return None
+    text = {
+        name: json.dumps(value, ensure_ascii=False)
+        for name, value in (
+            ("opening", shapes.opening),
+            ("first", shapes.first_user),
+            ("user", shapes.user.before),
+        )
+    }
+    before_user = (
+        f"({text['opening']} if loop.first else {text['first']} "
+        f"if loop.index0 == 1 and messages[0]['role'] == 'system' else {text['user']})"
     )
-    begin = "{{- bos_token }}" if begin_of_text(tokenizer) else ""
-    loop = f"{{%- for message in messages %}}{{%- {cases}{{%- endif %}}{{%- endfor %}}"
-    prompt = f"{{{{- {json.dumps(shapes.prompt)} }}}}"
-    return f"{begin}{loop}{{%- if add_generation_prompt %}}{prompt}{{%- endif %}}"
+    parts = [_literal(shapes.begin), "{%- for message in messages -%}"]
+    for number, role in enumerate(("system", "user", "assistant")):
+        shape = getattr(shapes, role)
+        before = before_user if role == "user" else json.dumps(shape.before, ensure_ascii=False)
+        after = json.dumps(shape.after, ensure_ascii=False)
+        parts.append(
+            f"{{%- {'el' if number else ''}if message['role'] == '{role}' -%}}"
+            f"{{{{- {before} + message['content'] + {after} -}}}}"
+        )
+    parts += ["{%- endif -%}", "{%- endfor -%}"]
+    if shapes.prompt:
+        parts += ["{%- if add_generation_prompt -%}", _literal(shapes.prompt), "{%- endif -%}"]
+    return "\n".join(part for part in parts if part)
+
+
+def _literal(text: str) -> str:
+    return f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" if text else ""
 
 
 def _texts(shapes: TurnShapes) -> list[str]:
-    return [*shapes.system, *shapes.user, *shapes.assistant, shapes.first_user, shapes.prompt]
+    return [text for part in shapes for text in ([part] if isinstance(part, str) else part)]
 
 
-def _turn_shapes(tokenizer: Any) -> TurnShapes | None:
+def turn_shapes(tokenizer: Any) -> TurnShapes | None:
+    """`None` where turns have no fixed shape."""
     chat = [{"role": "system", "content": "S"}]
     for number in range(30):
         chat += [
@@ -98,10 +114,10 @@ def _turn_shapes(tokenizer: Any) -> TurnShapes | None:
         ]
     try:
         shapes = _read_shapes(tokenizer, chat[:5])
-        begin = begin_of_text(tokenizer)
         whole = all(
-            begin + _shaped(shapes, chat[:length]) == prompt_text(tokenizer, chat[:length])
+            _shaped(shapes, chat[first:length]) == prompt_text(tokenizer, chat[first:length])
             for length in range(2, 61, 2)
+            for first in (0, 1)
         )
     except DataError:
         return None
@@ -120,10 +136,13 @@ def _read_shapes(tokenizer: Any, chat: Messages) -> TurnShapes:
     after_assistant, user = _divided(between[3], _after_last(tokenizer, chat[:3]))
     after_user, assistant = _divided(between[2], _after_last(tokenizer, chat[:2]))
     after_system, first_user = _divided(between[1], between[1].removesuffix(user))
+    opening = render(tokenizer, chat[1:4])[0]
     return TurnShapes(
+        begin,
         TurnShape(between[0].removeprefix(begin), after_system),
         TurnShape(user, after_user),
         TurnShape(assistant, after_assistant),
+        opening.text.removeprefix(begin) if opening.message is None else "",
         first_user,
         assistant.removesuffix(reply_lead(tokenizer)),
     )
@@ -140,8 +159,11 @@ def _divided(text: str, first: str) -> tuple[str, str]:
 
 
 def _shaped(shapes: TurnShapes, messages: Messages) -> str:
-    text = ""
+    text = shapes.begin
+    given = messages[0]["role"] == "system"
     for number, message in enumerate(messages):
         before, after = getattr(shapes, message["role"])
-        text += (shapes.first_user if number == 1 else before) + message["content"] + after
+        if number == given:
+            before = shapes.first_user if given else shapes.opening
+        text += before + message["content"] + after
     return text + shapes.prompt

@@ -95,6 +95,7 @@ class Workspace:
         self.fused = self.model / "fused"
         self.gguf = self.model / f"{name}-{config.export.quantization}.gguf"
         self.modelfile = self.model / "Modelfile"
+        self.parity = self.model / "parity.json"
         self.deployed = self.model / "deployed.json"
         self.scenarios = self.output / "scenarios.jsonl"
         self.conversations = self.output / "conversations.jsonl"

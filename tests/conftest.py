@@ -177,13 +177,10 @@ def prepare_tiny(run: TinyRun) -> TinyRun:
     return run
 
 
-@pytest.fixture
-def tiny_project(
-    tmp_path: Path, tiny: Path, starters: list[Conversation]
+def tiny_maker(
+    tiny: Path, starters: Sequence[Conversation], folder: Path
 ) -> Callable[..., TinyRun]:
-    """A workspace with short conversations and the tiny base, and its command-line options."""
-
-    def make(*overrides: str, root: Path = tmp_path) -> TinyRun:
+    def make(*overrides: str, root: Path = folder) -> TinyRun:
         source = root / "output" / "tiny" / "conversations.jsonl"
         source.parent.mkdir(parents=True, exist_ok=True)
         if not source.exists():
@@ -200,6 +197,9 @@ def tiny_project(
             "train.report_every=1",
             "train.checkpoint_every=2",
             "evaluate.replies=1",
+            "verify.tokens=1024",
+            "verify.replies=2",
+            "verify.reply_tokens=8",
             "evaluate.reply_turn=1",
             "evaluate.reply_tokens=4",
             "serve.num_ctx=1024",
@@ -212,3 +212,19 @@ def tiny_project(
         return config, Workspace(root, config), options
 
     return make
+
+
+@pytest.fixture
+def tiny_project(
+    tmp_path: Path, tiny: Path, starters: list[Conversation]
+) -> Callable[..., TinyRun]:
+    """A workspace with short conversations and the tiny base, and its command-line options."""
+    return tiny_maker(tiny, starters, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_project_module(
+    tmp_path_factory: pytest.TempPathFactory, tiny: Path, starters: list[Conversation]
+) -> Callable[..., TinyRun]:
+    """The same, for what several tests share."""
+    return tiny_maker(tiny, starters, tmp_path_factory.mktemp("shared"))

@@ -116,7 +116,8 @@ def test_the_files_template_writes_the_same_and_names_neither_tools_nor_thinking
     base: Base,
 ) -> None:
     """Ollama sets a Modelfile's TEMPLATE aside for a file's own that does."""
-    jinja = turn_shapes.gguf_template(base.tokenizer)
+    jinja = turn_shapes.jinja_template(base.tokenizer)
+    assert jinja is not None
     assert not {"tool", "<think>"} & set(re.findall("tool|<think>", jinja))
     for turns in range(1, 31):
         messages = conversation(turns)[:-1]

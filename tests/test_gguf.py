@@ -1,24 +1,13 @@
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TinyRun, make_tiny
+from test_gguf_file import encoded, gguf_losses, mlx_losses
 
-from coach_mlx import (
-    chat_format,
-    dataset,
-    fuse,
-    gguf,
-    importer,
-    llama_runtime,
-    losses,
-    mlx_runtime,
-    modelfile,
-    trainer,
-)
+from coach_mlx import dataset, fuse, gguf, importer, losses, mlx_runtime, modelfile, trainer
 from coach_mlx.config import Config, load_config
 from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.records import Conversation
@@ -33,109 +22,6 @@ CHATML = (
     "{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
-
-
-def mlx_losses(folder: Path, parts: list[chat_format.Encoded]) -> list[float]:
-    model = mlx_runtime.open_model(folder).model
-    return [losses.target_losses(model, [part]).mean().item() for part in parts]
-
-
-def gguf_losses(path: Path, parts: list[chat_format.Encoded]) -> list[float]:
-    llama = llama_runtime.open_gguf(path, num_ctx=1024)
-    return [float(llama_runtime.token_losses(llama, *part).mean()) for part in parts]
-
-
-def encoded(tokenizer: Any, starters: list[Conversation]) -> list[chat_format.Encoded]:
-    return [chat_format.encode_conversation(tokenizer, one.chat()[:6]) for one in starters[:3]]
-
-
-@pytest.mark.parametrize(
-    ("family", "facts"),
-    [
-        ("llama", {}),
-        ("llama", {"tie_word_embeddings": False, "num_key_value_heads": 4}),
-        ("qwen2", {}),
-        ("qwen2", {"tie_word_embeddings": False}),
-        ("qwen3", {"head_dim": 32}),
-    ],
-)
-def test_llama_cpp_computes_what_mlx_computes(
-    tmp_path: Path,
-    smollm2: Path,
-    tokenizer: Any,
-    starters: list[Conversation],
-    family: str,
-    facts: dict[str, Any],
-) -> None:
-    folder = make_tiny(tmp_path / "model", smollm2, family, **facts)
-    target = tmp_path / "model.gguf"
-    gguf.require_writable(folder)
-    gguf.write_gguf(folder, target, tokenizer, "tiny", "Apache License 2.0")
-    parts = encoded(tokenizer, starters)
-    assert gguf_losses(target, parts) == pytest.approx(mlx_losses(folder, parts), abs=2e-3)
-
-
-@pytest.mark.parametrize("quantization", ["q8_0", "q6_k", "q5_k_m", "q4_k_m"])
-def test_every_quantization_makes_a_file_that_opens(
-    tmp_path: Path, tiny: Path, tokenizer: Any, starters: list[Conversation], quantization: str
-) -> None:
-    half, target = tmp_path / "half.gguf", tmp_path / "small.gguf"
-    gguf.write_gguf(tiny, half, tokenizer, "tiny", "none")
-    llama_runtime.quantize(half, target, quantization)
-    assert target.stat().st_size < half.stat().st_size
-    parts = encoded(tokenizer, starters)
-    assert gguf_losses(target, parts) == pytest.approx(gguf_losses(half, parts), abs=0.2)
-
-
-def test_a_quantizer_that_cannot_write_says_so(tmp_path: Path, tiny: Path, tokenizer: Any) -> None:
-    half = tmp_path / "half.gguf"
-    gguf.write_gguf(tiny, half, tokenizer, "tiny", "none")
-    with pytest.raises(ToolError, match="could not write"):
-        llama_runtime.quantize(half, tmp_path / "no" / "folder.gguf", "q8_0")
-
-
-@pytest.mark.parametrize(
-    ("facts", "why"),
-    [
-        ({"model_type": "gemma3"}, "of the family 'gemma3'; the export knows llama, mistral"),
-        (
-            {"rope_scaling": {"rope_type": "llama3", "factor": 8}},
-            r"scales its positions \(llama3\)",
-        ),
-    ],
-)
-def test_what_cannot_be_written_is_refused_by_name(
-    tmp_path: Path, tiny: Path, facts: dict[str, Any], why: str
-) -> None:
-    folder = tmp_path / "other"
-    shutil.copytree(tiny, folder)
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**settings, **facts}))
-    with pytest.raises(DataError, match=why):
-        gguf.require_writable(folder)
-
-
-def test_a_rule_of_splitting_without_a_name_is_refused(tmp_path: Path, tiny: Path) -> None:
-    folder = tmp_path / "other"
-    shutil.copytree(tiny, folder)
-    facts = json.loads((folder / "tokenizer.json").read_text())
-    facts["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Whitespace"})
-    (folder / "tokenizer.json").write_text(json.dumps(facts))
-    with pytest.raises(DataError, match=r"no llama\.cpp name"):
-        gguf.require_writable(folder)
-
-
-def test_other_tokens_than_trainings_close_the_gate(
-    tmp_path: Path, tiny: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = Workspace(tmp_path, Config())
-    right = gguf.read_vocabulary(tiny, 49152)
-    broken = right._replace(merges=right.merges[:20_000])
-    monkeypatch.setattr(gguf, "read_vocabulary", lambda *_: broken)
-    wrong = tmp_path / "wrong.gguf"
-    gguf.write_gguf(tiny, wrong, tokenizer, "tiny", "none")
-    with pytest.raises(GateFailed, match="other tokens than training"):
-        gguf.compare_tokens(tokenizer, wrong, workspace)
 
 
 @pytest.fixture
@@ -168,8 +54,22 @@ def test_the_fused_model_is_the_adapter(
     assert sorted(path.name for path in workspace.model.iterdir()) == [
         "Modelfile",
         "fused",
+        "parity.json",
         "tiny-q4_k_m.gguf",
     ]
+
+
+def test_a_file_that_fails_the_gate_does_not_get_its_name(
+    trained: tuple[Config, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = trained
+    strict = config.verify.model_copy(update={"kl_half": 1e-15})
+    with pytest.raises(GateFailed, match="is not what was trained") as failed:
+        gguf.run(config.model_copy(update={"verify": strict}), workspace)
+    assert "numbers, adapter to fused: KL" in str(failed.value)
+    assert not workspace.gguf.exists()
+    assert not list(workspace.model.glob("*.partial"))
+    assert not json.loads(workspace.parity.read_text())["passed"]
 
 
 def test_a_modelfile_that_its_person_changed_is_kept(trained: tuple[Config, Workspace]) -> None:

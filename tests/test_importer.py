@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coach_mlx import chat_format, gguf, importer, llama_runtime, mlx_runtime
+from coach_mlx import chat_format, gguf_tensors, importer, llama_runtime, mlx_runtime
 from coach_mlx.config import load_config
 from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.records import Conversation
@@ -87,7 +87,7 @@ def test_gguf_row_order_is_undone_on_packed_rows_as_well() -> None:
 
     for shape, heads in (((12, 5), 3), ((16, 1), 2), ((8, 3), 1)):
         array = mx.arange(shape[0] * shape[1]).reshape(shape)
-        assert mx.array_equal(importer.unpermute(gguf.permute(array, heads), heads), array)
+        assert mx.array_equal(importer.unpermute(gguf_tensors.permute(array, heads), heads), array)
     # One head of four rows, pairs (0, 2) and (1, 3) side by side in GGUF.
     assert importer.unpermute(mx.array([[0], [2], [1], [3]]), 1).flatten().tolist() == [0, 1, 2, 3]
 

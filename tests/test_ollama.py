@@ -20,6 +20,7 @@ from coach_mlx import (
     dataset,
     fuse,
     gguf,
+    gguf_file,
     importer,
     llama_runtime,
     mlx_runtime,
@@ -133,7 +134,7 @@ def exported(tmp_path: Path, smollm2: Path, tokenizer: Any) -> Callable[..., Exp
 @pytest.fixture(scope="session")
 def tiny_gguf(tiny: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    gguf.write_gguf(tiny, target, tokenizer, "tiny", "Apache License 2.0")
+    gguf_file.write_model(tiny, tokenizer, Config(), "F16", target)
     return target
 
 
@@ -163,10 +164,10 @@ def test_ollama_renders_what_training_had_for_thirty_turns(
     monkeypatch.setenv("OLLAMA_HOST", shared.host)
     folder = save_tokenizer(family, tmp_path / "tokenizer")
     own = mlx_runtime.open_tokenizer(folder, family.control[family.end])
-    jinja = turn_shapes.gguf_template(own)
-    monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
+    jinja = turn_shapes.jinja_template(own)
+    monkeypatch.setattr(turn_shapes, "jinja_template", lambda _: jinja)
     target = tmp_path / "tiny.gguf"
-    gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
+    gguf_file.write_model(tiny, tokenizer, Config(), "F16", target)
     with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
         template = turn_shapes.ollama_template(own)
         assert template is not None
@@ -188,9 +189,9 @@ def test_a_files_own_template_that_mentions_tools_beats_the_modelfiles(
     """Why the export writes its own into the file."""
     monkeypatch.setenv("OLLAMA_HOST", shared.host)
     jinja = "{%- for m in messages %}{{- m.content }}{%- endfor %}{%- if tools %}x{%- endif %}"
-    monkeypatch.setattr(turn_shapes, "gguf_template", lambda _: jinja)
+    monkeypatch.setattr(turn_shapes, "jinja_template", lambda _: jinja)
     target = tmp_path / "tiny.gguf"
-    gguf.write_gguf(tiny, target, tokenizer, "tiny", "none")
+    gguf_file.write_model(tiny, tokenizer, Config(), "F16", target)
     with contextlib.closing(Server(tmp_path / "egress.jsonl", "")) as server:
         template = turn_shapes.ollama_template(tokenizer)
         server.create("tools", target, None, template=template, system=SYSTEM)
