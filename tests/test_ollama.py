@@ -243,7 +243,7 @@ def test_deployed_rolled_back_and_forward_again(
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("{{ range .Messages }}", "{{ range .Messages", "cannot read the TEMPLATE"),
+        ("{{ .Content }}", "{{ .Content", "cannot read the TEMPLATE"),
         ("<|im_start|>user\n", "<|im_start|>user ", "They part at character"),
     ],
 )
