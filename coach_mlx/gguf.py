@@ -9,18 +9,19 @@ text into other tokens than training did, ToolError where the disk is full.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from coach_mlx import (
     chat_format,
-    chat_template,
     console,
+    gguf_vocabulary,
     llama_runtime,
     mlx_runtime,
     turn_shapes,
 )
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, GateFailed, ToolError
+from coach_mlx.gguf_vocabulary import Vocabulary, read_vocabulary
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -31,22 +32,6 @@ from coach_mlx.workspace import (
 )
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-CONTROL, NORMAL, UNUSED, USER_DEFINED = 3, 1, 5, 4
-
-# How llama.cpp names the rule that splits text before the byte-pair merges, by the regular
-# expression in it.
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPLITS = {QWEN2_SPLIT: "qwen2", QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
-
-
-class Vocabulary(NamedTuple):
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    split: str
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
@@ -134,7 +119,7 @@ def write_gguf(folder: Path, target: Path, tokenizer: Any, name: str, licence: s
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(path=None, arch=ARCHITECTURES[facts["model_type"]])
     _add_model_facts(writer, facts, name, licence)
-    _add_tokenizer(writer, read_vocabulary(folder, int(facts["vocab_size"])), facts, tokenizer)
+    _add_tokenizer(writer, read_vocabulary(folder, int(facts["vocab_size"])), tokenizer)
     tensors = list(_tensors(folder, facts))
     for tensor_name, array in tensors:
         dtype = np.dtype(np.float32 if array.ndim == 1 else np.float16)
@@ -218,69 +203,11 @@ def _add_model_facts(writer: Any, facts: dict[str, Any], name: str, licence: str
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
 
 
-def _add_tokenizer(
-    writer: Any, vocabulary: Vocabulary, facts: dict[str, Any], tokenizer: Any
-) -> None:
-    # Not merely where the tokenizer would add it: training has what the chat template writes.
-    adds_begin = bool(chat_template.begin_of_text(tokenizer))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.split)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_eos_token_id(chat_format.end_of_turn(tokenizer).token_id)
-    writer.add_add_bos_token(adds_begin)
-    writer.add_add_space_prefix(False)
-    for role, add in (
-        ("bos", writer.add_bos_token_id),
-        ("unk", writer.add_unk_token_id),
-        ("pad", writer.add_pad_token_id),
-    ):
-        token = getattr(tokenizer, f"{role}_token_id", None)
-        if token is not None:
-            add(token)
+def _add_tokenizer(writer: Any, vocabulary: Vocabulary, tokenizer: Any) -> None:
+    add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}
+    for key, value in gguf_vocabulary.facts(vocabulary, tokenizer).items():
+        add.get(type(value), writer.add_array)(key, value)
     writer.add_chat_template(tokenizer.chat_template)
-
-
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """The byte-level BPE vocabulary of tokenizer.json, padded to the `size` rows of the embedding.
-
-    Raises: DataError for another kind of tokenizer, or a rule of splitting that llama.cpp has no
-    name for.
-    """
-    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = facts["model"]
-    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(facts.get("pre_tokenizer")):
-        raise DataError(
-            f"The tokenizer in {folder} is no byte-level BPE, and the export knows no other kind "
-            "yet."
-        )
-    tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
-    for token, number in model["vocab"].items():
-        tokens[number], types[number] = token, NORMAL
-    for added in facts["added_tokens"]:
-        number = added["id"]
-        tokens[number], types[number] = (
-            added["content"],
-            CONTROL if added["special"] else USER_DEFINED,
-        )
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return Vocabulary(tokens, types, merges, _split_name(facts["pre_tokenizer"], folder))
-
-
-def _split_name(pre_tokenizer: dict[str, Any], folder: Path) -> str:
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in SPLITS:
-        return SPLITS[steps[0]["pattern"]["Regex"]]
-    raise DataError(
-        f"The tokenizer in {folder} splits text by a rule that the export has no llama.cpp name "
-        "for."
-    )
 
 
 def compare_tokens(tokenizer: Any, path: Path, workspace: Workspace) -> int:

@@ -52,10 +52,12 @@ ROWS = [
         "leaks",
         "dialogue",
         "pilot",
+        "gguf_vocabulary",
     },
     {
         "taxonomy",
         "crisis",
+        "token_parity",
         "batches",
         "losses",
         "ranks",
