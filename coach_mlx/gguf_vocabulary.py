@@ -258,6 +258,12 @@ def _scores(tokens: Sequence[str], pairs: Iterable[tuple[str, str]], size: int) 
 def _rule(kind: str, normalizer: Any, pre_tokenizer: Any, folder: Path | None) -> Rule:
     before, cuts = _steps(normalizer, "normalizers"), _steps(pre_tokenizer, "pretokenizers")
     found = _bytes_rule(before, cuts) if kind == "gpt2" else _pieces_rule(before, cuts)
+    if found is None and any(step.get("prepend_scheme") == "always" for step in cuts):
+        _refuse(
+            folder,
+            "puts a blank before every text that has none, which llama.cpp cannot "
+            '(`"legacy": false` in tokenizer_config.json makes it another rule)',
+        )
     if found is None:
         _refuse(
             folder,

@@ -61,6 +61,11 @@ EMOJI = (
     *("😀", "🫂", "👍🏽", "🇩🇪", "❤\ufe0f", "☺\ufe0e", "1\ufe0f\u20e3", "🧑🏿\u200d🚀"),
     *("👩\u200d👩\u200d👧\u200d👦", "🏳\ufe0f\u200d🌈"),
 )
+MOST_MARKERS = 60  # Tekken has a thousand that nothing uses.
+FOREIGN = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<start_of_turn>", "<eos>"),
+    *("<end_of_turn>", "<s>", "</s>", "[INST]", "[/INST]", "<think>", "[PAD151669]", "<unused5>"),
+)
 PHRASES = (
     "I'm", "DON'T", "they'LL've", "l'été", "\u2019s", "''s", "'S 's", "rock'n'roll", "o'clock",
     "https://example.org/a_b?q=1&r=%20#x", "someone@example.com", "C:\\Users\\me\\x.txt", "/etc/..",
@@ -71,6 +76,13 @@ PHRASES = (
     "--==>>", "~~~", "\\n", "▁", "▁▁", "Ġ", "Ċ", "iPhone", "HTTPServer", "camelCaseWord", "ÉCOLEé",
     "приветМир",
 )  # fmt: skip
+
+
+def typed_markers(tokenizer: Any) -> list[str]:
+    """What a person may type to be taken for the template: of this model, and of others."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    own = [added[number].content for number in sorted(added)][:MOST_MARKERS]
+    return list(dict.fromkeys([*own, *FOREIGN]))
 
 
 def adversarial_texts(count: int, seed: int, control: Sequence[str]) -> list[str]:
@@ -141,7 +153,7 @@ def _number(rng: random.Random, _: Sequence[str]) -> str:
 
 def _marker(rng: random.Random, control: Sequence[str]) -> str:
     """Typed whole, in part, doubled, within itself or spaced out."""
-    text = rng.choice(control) if control else "<|im_end|>"
+    text = rng.choice(control) if control else ""
     cut = rng.randint(0, len(text))
     return rng.choice(
         (text, text[:cut], text[cut:], text + text, text[:cut] + text + text[cut:], " ".join(text))
@@ -169,6 +181,7 @@ COMPOSED = (
 )
 TEKKEN = "accents within words, or capitals beyond A to Z (llama.cpp's rule for Tekken)"
 GAP = "letters whose bytes the vocabulary lacks"
+SIGN = "the letter ▁, which stands for a blank"
 NEW = "digits that Unicode has had since 2022 only"
 NEW_DIGITS = re.compile(
     "[\U00010d40-\U00010d49\U000116d0-\U000116e3\U00011bf0-\U00011bf9\U00016130-\U00016139"
@@ -240,8 +253,11 @@ class Sides:
         self._backend = tokenizer.backend_tokenizer
         self._added = self._backend.get_added_tokens_decoder()
         self.control = {number for number, token in self._added.items() if token.special}
-        self._tekken = llama.metadata.get("tokenizer.ggml.pre") == "tekken"
-        self._gaps = _missing_bytes(self._backend, llama.metadata)
+        self._is_bytes = llama.metadata.get("tokenizer.ggml.model") == "gpt2"
+        is_tekken = llama.metadata.get("tokenizer.ggml.pre") == "tekken"
+        self._tekken = _tekken_as_llama_reads() if is_tekken else None
+        self._gaps = _missing_bytes(self._backend) if self._is_bytes else set()
+        self._blanks = any("▁" in token.content for token in self._added.values())
 
     def ours(self, text: str) -> list[int]:
         return chat_format.encode_plain(self._tokenizer, text)
@@ -272,33 +288,37 @@ class Sides:
             return GAP
         if NEW_DIGITS.search(text):
             return NEW
+        if self._blanks and "▁" in text:
+            return SIGN
         with self._as_llama_reads():
             if self.ours(text) != theirs:
                 return None
-        return TEKKEN if self._tekken else COMPOSED
+        return TEKKEN if self._tekken is not None else COMPOSED
 
     @contextlib.contextmanager
     def _as_llama_reads(self) -> Iterator[None]:
         """Without composing, and with llama.cpp's rule for Tekken."""
-        from tokenizers import Regex, pre_tokenizers
-
         backend = self._backend
         before = backend.normalizer, backend.pre_tokenizer
-        if self._llama.metadata.get("tokenizer.ggml.model") == "gpt2":
+        if self._is_bytes:
             backend.normalizer = None
-        if self._tekken:
-            split = pre_tokenizers.Split(Regex(LLAMA_TEKKEN), "isolated")
-            to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+        if self._tekken is not None:
+            backend.pre_tokenizer = self._tekken
         try:
             yield
         finally:
             backend.normalizer, backend.pre_tokenizer = before
 
 
-def _missing_bytes(backend: Any, metadata: Mapping[str, str]) -> set[int]:
-    if metadata.get("tokenizer.ggml.model") != "gpt2":
-        return set()
+def _tekken_as_llama_reads() -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    split = pre_tokenizers.Split(Regex(LLAMA_TEKKEN), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, to_bytes])
+
+
+def _missing_bytes(backend: Any) -> set[int]:
     seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = dict(zip(seen, map(chr, seen), strict=True))
     hidden = (byte for byte in range(256) if byte not in letters)
