@@ -39,6 +39,7 @@ SPLITS = {
     QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe",
     TEKKEN_SPLIT: "tekken",
 }
+WHOLE_WORDS = ("llama-bpe", "tekken")  # where a word that is a token is taken before any merge
 TO_BLANKS = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
 PREPEND = {"type": "Prepend", "prepend": BLANK}
 SPLIT_AT_BLANKS = {
@@ -88,13 +89,16 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     pairs = [_pair(merge, folder) for merge in model["merges"]]
     if kind == "llama":
         _require_bytes(tokens, folder)
+    rule = _rule(kind, stored.get("normalizer"), stored.get("pre_tokenizer"), folder)
+    if kind == "gpt2" and bool(model.get("ignore_merges")) != (rule.split in WHOLE_WORDS):
+        _require_merges(tokens, types, pairs, folder)
     return Vocabulary(
         kind,
         [*tokens, *_padding(tokens, size)],
         types + [UNUSED] * (size - len(tokens)),
         [f"{left} {right}" for left, right in pairs] if kind == "gpt2" else [],
         _scores(tokens, pairs, size) if kind == "llama" else [],
-        _rule(kind, stored.get("normalizer"), stored.get("pre_tokenizer"), folder),
+        rule,
     )
 
 
@@ -233,6 +237,22 @@ def _require_bytes(tokens: Sequence[str], folder: Path) -> None:
     ]
     if missing:
         _refuse(folder, f"has no token for {len(missing)} bytes, {missing[0]} the first")
+
+
+def _require_merges(
+    tokens: Sequence[str], types: Sequence[int], pairs: Iterable[tuple[str, str]], folder: Path
+) -> None:
+    """Where only one side takes a word that is a token whole (`ignore_merges`), merges must lead to
+    every token.
+    """
+    made = set(map("".join, pairs))
+    for text, kind in zip(tokens, types, strict=True):
+        if kind == NORMAL and len(text) > 1 and text not in made:
+            _refuse(
+                folder,
+                f"has words that no merge leads to ({text[:80]!r} is the first), and by its "
+                "`ignore_merges` finds them where llama.cpp does not, or the other way round",
+            )
 
 
 def _pair(merge: Any, folder: Path) -> tuple[str, str]:

@@ -9,11 +9,12 @@ can change. Each is recognised exactly and comes back by name in `Parity.known`:
 * Its rule for Tekken knows letters by case from a to z only, and no accents within words.
 * It takes some words for control tokens by their names (`</s>`, `<|fim_pad|>`), and in a
   SentencePiece file two neighbours that are a control token together become it.
-* Where a vocabulary lacks a byte, it joins nothing across the gap. Digits of seven rare scripts are
-  younger than its tables.
+* Where a vocabulary lacks a byte, it joins nothing across the gap. What Unicode added since 2023 is
+  no letter or digit to it.
 """
 
 import contextlib
+import functools
 import random
 import re
 import unicodedata
@@ -114,8 +115,8 @@ def _word(rng: random.Random, _: Sequence[str]) -> str:
 
 
 def _any_letters(rng: random.Random, _: Sequence[str]) -> str:
-    letters = (chr(rng.randint(1, 0x10FFFF)) for _ in range(rng.randint(1, 6)))
-    return "".join(letter for letter in letters if not "\ud800" <= letter <= "\udfff")
+    letters = (chr(rng.randint(1, 0x10FFFF)) for _ in range(rng.randint(1, 40)))
+    return "".join(one for one in letters if unicodedata.category(one) not in ("Cn", "Cs"))
 
 
 def _white_space(rng: random.Random, _: Sequence[str]) -> str:
@@ -182,11 +183,15 @@ COMPOSED = (
 TEKKEN = "accents within words, or capitals beyond A to Z (llama.cpp's rule for Tekken)"
 GAP = "letters whose bytes the vocabulary lacks"
 SIGN = "the letter ▁, which stands for a blank"
-NEW = "digits that Unicode has had since 2022 only"
-NEW_DIGITS = re.compile(
-    "[\U00010d40-\U00010d49\U000116d0-\U000116e3\U00011bf0-\U00011bf9\U00016130-\U00016139"
-    "\U00016d70-\U00016d79\U0001ccf0-\U0001ccf9\U0001e4f0-\U0001e4f9\U0001e5f1-\U0001e5fa]"
+NEW = "letters younger than llama.cpp's tables (Unicode 15)"
+NEW_LETTERS = re.compile(
+    "[\u0897\u1b4e\u1b4f\u1b7f\u1c89\u1c8a\u2427-\u2429\u2ffc-\u2fff\u31e4\u31e5\u31ef\ua7cb-\ua7cf"
+    "\ua7d2\ua7d4\ua7da-\ua7dc\ua7f1\U000105c0-\U000105ff\U00010d40-\U00010d8f\U00010ec2-\U00010ec7"
+    "\U00010efc\U00011380-\U000113ff\U000116d0-\U000116ff\U00011bc0-\U00011bff\U00013460-\U000143ff"
+    "\U00016100-\U0001613f\U00016d40-\U00016d7f\U0001cc00-\U0001cebf\U0001e5d0-\U0001e5ff"
+    "\U0001f8b2-\U0001f8c1\U0002ebf0-\U0002ee5f\U000323b0-\U0003347f]"
 )
+"""Garay, Todhri, hieroglyphs, rare Chinese and the like: what Unicode 15.1 and 16 added."""
 UPPER, LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
 LLAMA_TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
@@ -286,7 +291,7 @@ class Sides:
             return typed
         if self._gaps.intersection(text.encode()):
             return GAP
-        if NEW_DIGITS.search(text):
+        if NEW_LETTERS.search(text):
             return NEW
         if self._blanks and "▁" in text:
             return SIGN
@@ -310,6 +315,7 @@ class Sides:
             backend.normalizer, backend.pre_tokenizer = before
 
 
+@functools.cache
 def _tekken_as_llama_reads() -> Any:
     from tokenizers import Regex, pre_tokenizers
 

@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from coach_mlx import chat, gguf_vocabulary, llama_runtime, mlx_runtime, token_parity
 from coach_mlx.errors import DataError
 from coach_mlx.gguf_vocabulary import CONTROL, UNUSED, Vocabulary
-from coach_mlx.token_parity import COMPOSED, GAP, SIGN, TEKKEN, Sides
+from coach_mlx.token_parity import COMPOSED, GAP, NEW, SIGN, TEKKEN, Sides
+from coach_mlx.workspace import read_system_prompt
 
 TEXTS = 2000
 BY_NAME = "llama.cpp takes {!r} for a control token by its name"
@@ -192,12 +193,12 @@ def test_two_thousand_texts_have_the_same_tokens_and_no_typed_marker_is_one(both
     assert len(texts) == TEXTS
     parity = token_parity.first_difference(both.tokenizer, both.llama, texts)
     assert parity.difference is None
-    assert set(parity.known) <= KNOWN.get(both.family.name, set())
+    assert set(parity.known) - {NEW} <= KNOWN.get(both.family.name, set())
     often = {TEKKEN, SIGN, BY_NAME.format(INFILL[0])} & set(parity.known)
     assert parity.equal >= TEXTS * (0.9 if often else 0.995)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(texts=st.lists(st.text(min_size=1), min_size=5))
 def test_any_text_has_the_same_tokens(both: Both, texts: list[str]) -> None:
     assert token_parity.first_difference(both.tokenizer, both.llama, texts).difference is None
@@ -389,6 +390,10 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         lambda s: s["added_tokens"][0].update(special=False, rstrip=True),
         "takes white space or words around '<|end|>'",
     ),
+    (
+        lambda s: s["model"]["vocab"].update(hello=259) or s["model"].update(ignore_merges=True),
+        "words that no merge leads to .'hello' is the first",
+    ),
     (lambda s: s.update(normalizer={"type": "Lowercase"}), r"for \(Lowercase ByteLevel\)"),
     (lambda s: s.update(pre_tokenizer=None), r"for \(none\)"),
     (lambda s: s.update(pre_tokenizer=7), r"for \(none\)"),
@@ -454,3 +459,8 @@ def test_what_is_typed_in_a_chat_is_composed(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("sys.stdin", io.StringIO(" cafe\u0301 \n"))
     assert chat._ask() == "caf\u00e9"
+
+
+def test_the_system_prompt_is_composed_as_training_has_it(tmp_path: Path) -> None:
+    (tmp_path / "prompt.md").write_text("Cafe\u0301\n", encoding="utf-8")
+    assert read_system_prompt(tmp_path / "prompt.md") == "Caf\u00e9"
