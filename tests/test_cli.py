@@ -76,6 +76,7 @@ ROWS = [
     {
         "taxonomy",
         "crisis",
+        "parity_tokens",
         "batches",
         "losses",
         "ranks",
