@@ -8,6 +8,7 @@ ends the talk.
 
 import contextlib
 import sys
+import unicodedata
 from typing import Any
 
 from coach_mlx import chat_format, console, llama_runtime, mlx_runtime, num_ctx
@@ -47,12 +48,11 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
 
 
 def _ask() -> str:
-    if sys.stdin.isatty():
-        return input("\n> ").strip()
-    line = sys.stdin.readline()
+    """Accents composed, as in every conversation that was trained on."""
+    line = input("\n> ") + "\n" if sys.stdin.isatty() else sys.stdin.readline()
     if not line:
         raise EOFError
-    return line.strip()
+    return unicodedata.normalize("NFC", line.strip())
 
 
 def _answer(

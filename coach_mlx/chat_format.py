@@ -233,6 +233,13 @@ def _plain_tokens(backend: Any, stretch: Sequence[Piece], first: bool) -> Iterat
         yield Token(token, None if astride else owners.pop(), astride)
 
 
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Words alone, as they are behind a control token: no marker in them is one."""
+    backend = tokenizer.backend_tokenizer
+    with _as_plain_text(backend, first=False):
+        return list(backend.encode(text, add_special_tokens=False).ids)
+
+
 @contextlib.contextmanager
 def _as_plain_text(backend: Any, first: bool) -> Iterator[None]:
     """No control tokens; and a SentencePiece tokenizer that puts a blank before the first word of a

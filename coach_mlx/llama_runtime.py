@@ -76,6 +76,17 @@ def require_whole_gguf(path: Path) -> None:
     open_gguf(path, num_ctx=0, vocabulary_only=True).close()
 
 
+def control_tokens(llama: Any) -> set[int]:
+    """Tokens that llama.cpp takes for control tokens, some by their names alone."""
+    llama_cpp = library()
+    vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+    return {
+        token
+        for token in range(llama.n_vocab())
+        if llama_cpp.llama_vocab_is_control(vocabulary, token)
+    }
+
+
 def token_losses(llama: Any, token_ids: Sequence[int], is_target: Sequence[bool]) -> Any:
     """Negative log-likelihood of each target token given all tokens before it.
 

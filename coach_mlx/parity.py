@@ -9,7 +9,7 @@ whether its replies end. Fails: GateFailed with the first difference.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,17 +25,21 @@ from coach_mlx import (
     parity_cases,
     parity_file,
     parity_numbers,
+    parity_tokens,
     template_trial,
 )
 from coach_mlx.config import Config
 from coach_mlx.console import Check
 from coach_mlx.errors import GateFailed, ToolError
 from coach_mlx.parity_numbers import Answer, Sample
+from coach_mlx.parity_tokens import Difference
 from coach_mlx.workspace import Workspace, read_conversations, read_system_prompt, write_whole
 
 DIRECT = {"f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 """Types that are written at once; llama.cpp's quantizer makes the others from 16 bits."""
 HALVES = {"float16": "F16", "bfloat16": "BF16"}
+ADVERSARIAL = 2000
+"""Texts that were made to part the two tokenizers."""
 USABLE_FRACTION = 0.7
 """Of the memory, for a model that is only compared."""
 
@@ -183,16 +187,38 @@ def first_difference(ours: str, theirs: str) -> str:
 
 def _token_checks(gate: Gate) -> list[Check]:
     llama = llama_runtime.open_gguf(gate.served, num_ctx=0, vocabulary_only=True)
-    different = []
-    for messages in parity_cases.conversations(gate.tokenizer, _system_prompt(gate)):
-        for message in messages:
-            with chat_format._as_plain_text(gate.tokenizer.backend_tokenizer, True):
-                ours = gate.tokenizer.backend_tokenizer.encode(message["content"]).ids
-            theirs = llama.tokenize(message["content"].encode(), add_bos=False, special=False)
-            if ours != theirs:
-                different.append(repr(message["content"][:80]))
+    spoken = [one.chat() for one in read_conversations(gate.workspace.holdout)]
+    markers = parity_tokens.typed_markers(gate.tokenizer)
+    texts = [
+        *dict.fromkeys(message["content"] for messages in spoken for message in messages),
+        *parity_cases.WORDS,
+        *parity_tokens.adversarial_texts(ADVERSARIAL, gate.config.seed, markers),
+    ]
+    with console.spinner("Comparing tokens with training's"):
+        found = parity_tokens.first_difference(gate.tokenizer, llama, texts)
+        plain = [messages[:-1] for messages in spoken if not _holds(messages, markers)]
+        prompt = parity_tokens.first_prompt_difference(gate.tokenizer, llama, plain)
     llama.close()
-    return [_none("tokens", different, "texts")]
+    return [
+        _same_tokens("tokens of words", f"{len(texts):,} texts", found.difference, found.known),
+        _same_tokens("tokens of prompts", f"{len(plain)} prompts", prompt, {}),
+    ]
+
+
+def _holds(messages: Sequence[dict[str, str]], markers: Sequence[str]) -> bool:
+    return any(marker in message["content"] for message in messages for marker in markers)
+
+
+def _same_tokens(
+    name: str, of: str, difference: Difference | None, known: Mapping[str, Sequence[str]]
+) -> Check:
+    """`known` is what llama.cpp does otherwise whatever the file says: told, and no failure."""
+    excused = "".join(f"; known: {reason}" for reason in known)
+    if difference is None:
+        return Check(name, f"{of}, all the same{excused}", "the same", True)
+    ours, theirs = difference.ours[:12], difference.theirs[:12]
+    place = f"{difference.text[:80]!r}: {difference.why}; training {ours}, file {theirs}"
+    return Check(name, f"{of}, not all the same{excused}", "the same", False, (place,))
 
 
 # --- predictions and replies

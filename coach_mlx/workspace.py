@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import time
+import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -345,7 +346,8 @@ def read_prompt(path: Path, name: str) -> str:
 
 
 def read_system_prompt(path: Path) -> str:
-    return read_prompt(path, "The system prompt")
+    """Accents composed, as in the message that training reads it from."""
+    return unicodedata.normalize("NFC", read_prompt(path, "The system prompt"))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

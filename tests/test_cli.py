@@ -78,6 +78,7 @@ ROWS = [
     {
         "taxonomy",
         "crisis",
+        "parity_tokens",
         "batches",
         "losses",
         "ranks",
@@ -349,13 +350,12 @@ def test_what_the_export_cannot_write_is_refused_before_the_training(
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
     facts = json.loads((other / "config.json").read_text())
-    facts["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
-    facts["rope_scaling"] |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 512}
+    facts["rope_scaling"] = {"rope_type": "dynamic", "factor": 8.0}
     (other / "config.json").write_text(json.dumps(facts))
     _, workspace, options = tiny_project(f"base.model={other}")
     done = coach("run", *options)
     assert done.returncode == 3
-    assert "llama3" in done.stderr
+    assert "dynamic" in done.stderr
     assert not workspace.adapter.exists()
 
 

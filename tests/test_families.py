@@ -26,12 +26,17 @@ from test_chat_format import changed_tokenizer, chats
 from coach_mlx import (
     chat_format,
     chat_template,
+    gguf_file,
     importer,
+    llama_runtime,
     losses,
     mlx_runtime,
+    parity,
+    parity_cases,
     trainer,
     turn_shapes,
 )
+from coach_mlx.config import Config
 from coach_mlx.errors import DataError
 from coach_mlx.workspace import read_jsonl
 
@@ -125,6 +130,26 @@ def test_the_files_template_writes_the_same_and_names_neither_tools_nor_thinking
             messages, chat_template=jinja, tokenize=False, add_generation_prompt=True
         )
         assert text == chat_format.prompt_text(base.tokenizer, messages)
+
+
+def test_its_gguf_file_says_and_computes_the_same(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "base.gguf"
+    gguf_file.write_model(base.folder, base.tokenizer, Config(), "F16", path)
+    template = gguf_file.read_facts(gguf_file.read(path))["tokenizer.chat_template"]
+    llama = llama_runtime.open_gguf(path, num_ctx=1024)
+    for system in ("Listen first.\nNever judge.", None):
+        for messages in parity_cases.conversations(base.tokenizer, system)[::7]:
+            text = chat_format.prompt_text(base.tokenizer, messages)
+            assert parity.render(base.tokenizer, template, messages) == text
+    plain = [{**one, "content": "It is late, and I can't sleep."} for one in conversation(3)[:-1]]
+    ids = chat_format.encode_prompt(base.tokenizer, plain)
+    text = chat_format.prompt_text(base.tokenizer, plain)
+    assert llama.tokenize(text.encode(), add_bos=False, special=True) == ids
+    encoded = chat_format.encode_conversation(base.tokenizer, conversation(2))
+    model = mlx_runtime.open_model(base.folder).model
+    ours = losses.target_losses(model, [encoded]).mean().item()
+    theirs = llama_runtime.token_losses(llama, *encoded).mean()
+    assert theirs == pytest.approx(ours, abs=4e-3)
 
 
 def test_the_server_adds_the_first_token_where_the_format_has_one(base: Base) -> None:
