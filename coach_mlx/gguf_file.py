@@ -25,13 +25,16 @@ def write_model(folder: Path, tokenizer: Any, config: Config, type_: str, path: 
 
 
 def write(path: Path, facts: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
-    """`facts` holds strings, numbers, booleans and lists of one of them, by GGUF key."""
+    """`facts` holds strings, numbers, booleans and lists of one of them, by GGUF key; a list's
+    numbers are signed.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path=None, arch=facts[ARCHITECTURE])
     for key, value in facts.items():
         if key != ARCHITECTURE:
-            writer.add_key_value(key, value, _kind(value))
+            inner = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) else None
+            writer.add_key_value(key, value, _kind(value), inner)
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, None, tensor.nbytes, tensor.type)
     try:

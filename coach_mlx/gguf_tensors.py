@@ -6,8 +6,10 @@ Fails: DataError that names every tensor that is missing, unknown, of another sh
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,16 @@ class Tensor:
         return int(math.prod(self.shape) // block * size)
 
     def tofile(self, file: Any) -> None:
-        for first in range(0, self.shape[0], self.step):
-            self.read(first, min(first + self.step, self.shape[0])).tofile(file)
+        """While one piece is written, the next is read."""
+        starts = range(0, self.shape[0], self.step)
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self.read, 0, min(self.step, self.shape[0]))
+            for first in starts[1:]:
+                piece = coming.result()
+                last = min(first + self.step, self.shape[0])
+                coming = reader.submit(self.read, first, last)
+                piece.tofile(file)
+            coming.result().tofile(file)
 
 
 def tensors(folder: Path, model: Model, type_: str) -> list[Tensor]:
@@ -96,15 +106,19 @@ def _tensor(source: Source, model: Model, type_: str) -> Tensor:
 
 
 def gguf_name(name: str, model: Model) -> str:
-    import gguf
-
-    wanted = architecture(model)
-    kind = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == wanted)
-    names = gguf.get_tensor_name_map(kind, int(model.num_hidden_layers))
+    names = _names(architecture(model), int(model.num_hidden_layers))
     found = names.get_name(name.removeprefix(model.prefix), try_suffixes=(".weight", ".bias"))
     if found is None:
-        raise DataError(f"GGUF has no name for the tensor {name} of a {wanted} model.")
+        raise DataError(f"GGUF has no name for the tensor {name} of this {model.family} model.")
     return str(found)
+
+
+@functools.cache
+def _names(architecture: str, blocks: int) -> Any:
+    import gguf
+
+    kind = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+    return gguf.get_tensor_name_map(kind, blocks)
 
 
 def _piece(source: Source, name: str, model: Model, kind: Any, first: int, last: int) -> Any:
