@@ -22,6 +22,7 @@ from coach_mlx import (
     modelfile,
     num_ctx,
     parity,
+    parity_served,
 )
 from coach_mlx.config import Config
 from coach_mlx.errors import ToolError
@@ -123,6 +124,7 @@ def verify(config: Config, workspace: Workspace) -> dict[str, Any]:
         raise ToolError(f"There is no {workspace.gguf}. Type: coach export")
     tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
     with parity.half_file(config, workspace, tokenizer) as half:
-        checks = parity.check(Gate(config, workspace, tokenizer, workspace.gguf, half))
+        served = parity_served.checks(config, workspace, tokenizer)
+        checks = parity.check(Gate(config, workspace, tokenizer, workspace.gguf, half), served)
     parity.conclude(checks, workspace, workspace.gguf.name)
     return {"gguf": workspace.shown(workspace.gguf), "passed": True, "checks": len(checks)}

@@ -85,9 +85,11 @@ def half_file(config: Config, workspace: Workspace, tokenizer: Any) -> Iterator[
         path.unlink(missing_ok=True)
 
 
-def check(gate: Gate) -> list[Check]:
-    """Every check that makes sense: none is dearer than a look while a cheaper one fails."""
-    checks = _file_checks(gate)
+def check(gate: Gate, served: Sequence[Check] = ()) -> list[Check]:
+    """Every check that makes sense: none is dearer than a look while a cheaper one fails. `served`
+    is what is known of what serves the file.
+    """
+    checks = [*_file_checks(gate), *served]
     for step in (_text_checks, _token_checks, _number_checks):
         if all(one.ok for one in checks):
             checks += step(gate)

@@ -117,7 +117,7 @@ ROWS = [
         "memory_fit",
         "parity",
     },
-    {"message_batches", "judging", "passport", "num_ctx"},
+    {"message_batches", "judging", "passport", "num_ctx", "parity_served"},
     {"rounds"},
     {
         "generator",

@@ -282,3 +282,15 @@ def test_the_sample_is_of_the_coachs_words_and_within_its_bounds(
     }
     for number, part in enumerate(few.parts):
         assert all((number, place) in every for place, yes in enumerate(part.is_target) if yes)
+
+
+def test_an_edited_template_in_the_modelfile_is_named(trained: tuple[Config, Workspace]) -> None:
+    config, workspace = trained
+    written = workspace.modelfile.read_text()
+    workspace.modelfile.write_text(written.replace("<|im_start|>user", "<|im_start|>usr"))
+    try:
+        with pytest.raises(GateFailed, match="text, by the Modelfile") as failed:
+            gguf.verify(config, workspace)
+    finally:
+        workspace.modelfile.write_text(written)
+    assert "usr" in str(failed.value)
