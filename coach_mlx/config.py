@@ -30,6 +30,10 @@ class BaseSection(Section):
     """
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    original: str | None = None
+    """The 16-bit model that a quantized one was made from, for `coach fuse`: a folder, or a hub id
+    that was downloaded already. null: base.model, where that was not quantized itself.
+    """
     license: str = "Apache License 2.0"
     """The base model's licence, as the Modelfile states it."""
     bits: Literal[4, 8] = 4
@@ -206,6 +210,11 @@ class TrainSection(Section):
 class FuseSection(Section):
     """The adapter put into the weights."""
 
+    onto: Literal["auto", "original", "quantized"] = "auto"
+    """The weights that it is added to: the base's, as they are quantized, or those of the 16-bit
+    original (base.original); auto takes the original where it is on this disk, because what was
+    served from it lost less on held-out words (benchmarks/export.py routes).
+    """
     dtype: Literal["float16", "bfloat16"] = "float16"
     """Of the fused weights."""
 

@@ -139,7 +139,7 @@ def test_other_tokens_than_trainings_close_the_gate(
 
 @pytest.fixture
 def trained(tiny_project: Callable[..., TinyRun]) -> tuple[Config, Workspace]:
-    config, workspace, _ = tiny_project("train.steps=6")
+    config, workspace, _ = tiny_project("train.steps=6", "fuse.onto=quantized")
     for stage in (dataset, importer, trainer, fuse):
         stage.run(config, workspace)
     return config, workspace
