@@ -224,6 +224,10 @@ class ExportSection(Section):
 
     quantization: Literal["q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16"] = "q4_k_m"
     """llama.cpp's name for it."""
+    adapter_from: str | None = None
+    """What an adapter alone (`coach export --adapter-only`) is served on: Ollama's name of the base
+    model, such as qwen2.5:7b, or a GGUF file of it.
+    """
 
 
 class ServeSection(Section):

@@ -105,6 +105,7 @@ ROWS = [
         "doctor",
         "lint",
     },
+    {"gguf_adapter"},
     {"cli"},
 ]
 HEAVY = {"mlx", "mlx_lm", "anthropic", "dspy", "llama_cpp", "matplotlib", "transformers", "scipy"}
@@ -169,6 +170,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["import", "--set", "base.model=./nothing"], 2, "is no hub id"),
         (["fuse"], 5, "coach train"),
         (["export"], 5, "coach fuse"),
+        (["export", "--adapter-only"], 5, "coach train"),
         (["fuse", "--set", "fuse.onto=original"], 5, "--set fuse.onto=quantized"),
         (["evaluate"], 5, "coach dataset"),
         (["chat"], 5, "coach run"),
