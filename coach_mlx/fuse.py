@@ -3,7 +3,8 @@
 Reads: models/base/NAME/, adapters/NAME/ and, where it is on disk and wanted, the 16-bit original of
 the base. Writes: models/NAME/fused/, a plain 16-bit folder that `mlx_lm.load` opens, tokenizer and
 chat template included; it takes its place only when it is whole. Sums are taken in float32 and
-rounded once. Weights stream: the memory it takes is near `SHARD_GB` and the largest tensor.
+rounded once. Weights stream: the memory it takes is `SHARD_GB` and some tensors in float32, however
+large the model is.
 Fails: ToolError where the base, the adapter or the original is not there, or the disk has too
 little room; DataError where the original is another model than the base.
 """
@@ -135,6 +136,8 @@ def _save(model: Any, facts: dict[str, Any], dtype: str, folder: Path) -> None:
         file = (
             f"model-{number:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
         )
+        for array in shard.values():  # one by one: together they would all be in float32 at once
+            mx.eval(array)
         mx.save_safetensors(str(folder / file), shard, metadata={"format": "mlx"})
         places.update(dict.fromkeys(shard, file))
         with (folder / file).open("rb") as handle:
