@@ -275,11 +275,31 @@ def _assess(
     _print({"stage": "assess", **result})
 
 
+def _export(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    force: ForceOption = False,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="The adapter alone, for ADAPTER in a Modelfile.")
+    ] = False,
+) -> None:
+    if not adapter_only:
+        _stage_command("export")(config, set_, workspace, force)
+        return
+    from coach_mlx import gguf_adapter
+
+    loaded, place = _open(config, set_, workspace)
+    with place.lock():
+        _print({"stage": "export", **gguf_adapter.run(loaded, place)})
+
+
 OWN_OPTIONS: dict[str, Callable[..., None]] = {
     "scenarios": _scenarios,
     "generate": _generate,
     "assess": _assess,
     "train": _train,
+    "export": _export,
 }
 for _name, _, _help in (*MATERIAL, *STAGES):
     app.command(_name, help=_help)(OWN_OPTIONS.get(_name, _stage_command(_name)))

@@ -30,6 +30,10 @@ class BaseSection(Section):
     """
     revision: str | None = None
     """Branch, tag or commit on the hub."""
+    original: str | None = None
+    """The 16-bit model that a quantized one was made from, for `coach fuse`: a folder, or a hub id
+    that was downloaded already. null: base.model, where that was not quantized itself.
+    """
     license: str = "Apache License 2.0"
     """The base model's licence, as the Modelfile states it."""
     bits: Literal[4, 8] = 4
@@ -206,6 +210,11 @@ class TrainSection(Section):
 class FuseSection(Section):
     """The adapter put into the weights."""
 
+    onto: Literal["auto", "original", "quantized"] = "auto"
+    """The weights that it is added to: the base's, as they are quantized, or those of the 16-bit
+    original (base.original); auto takes the original where it is on this disk, because what was
+    served from it lost less on held-out words (benchmarks/fuse.py).
+    """
     dtype: Literal["float16", "bfloat16"] = "float16"
     """Of the fused weights."""
 
@@ -215,6 +224,10 @@ class ExportSection(Section):
 
     quantization: Literal["q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f16"] = "q4_k_m"
     """llama.cpp's name for it."""
+    adapter_from: str | None = None
+    """What an adapter alone (`coach export --adapter-only`) is served on: Ollama's name of the base
+    model, such as qwen2.5:7b, or a GGUF file of it.
+    """
 
 
 class VerifySection(Section):

@@ -49,7 +49,9 @@ except Exception as error:
 def plan(config: Config, workspace: Workspace) -> Plan:
     source = _local_source(config.base, workspace)
     inputs = (source,) if source is not None and source.is_file() else ()
-    return Plan(inputs, (workspace.base_marker,), config.base.model_dump(exclude={"license"}))
+    return Plan(
+        inputs, (workspace.base_marker,), config.base.model_dump(exclude={"license", "original"})
+    )
 
 
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:

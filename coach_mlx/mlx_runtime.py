@@ -102,6 +102,14 @@ def open_model(folder: Path, adapter: Path | None = None, as_stored: bool = Fals
     Raises: ToolError where something is missing, DataError where a file is cut short or does not
     fit.
     """
+    model, config = open_weights(folder, adapter, as_stored)
+    return LoadedModel(model, open_tokenizer(folder, config.get("eos_token_id")), config)
+
+
+def open_weights(
+    folder: Path, adapter: Path | None = None, as_stored: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """The same without the tokenizer, for a folder that need not have one."""
     prepare()
     require_whole_model(folder)
     if adapter is not None:
@@ -120,7 +128,18 @@ def open_model(folder: Path, adapter: Path | None = None, as_stored: bool = Fals
         except (ValueError, KeyError, AttributeError) as error:
             raise DataError(f"The adapter {adapter} does not fit {folder}: {error}") from None
     model.eval()
-    return LoadedModel(model, open_tokenizer(folder, config.get("eos_token_id")), config)
+    return model, config
+
+
+def hub_folder(name: str, revision: str | None = None) -> Path | None:
+    """Where the hub's cache on this machine has a model; nothing is downloaded."""
+    prepare()
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
 
 
 def open_tokenizer(folder: Path, eos_token_ids: Any = None) -> Any:

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from coach_mlx import dataset, importer, mlx_runtime
-from coach_mlx.config import Config, load_config
+from coach_mlx import dataset, importer, lora, mlx_runtime
+from coach_mlx.config import Config, TrainSection, load_config
 from coach_mlx.records import Conversation
 from coach_mlx.workspace import PROJECT, Workspace, read_conversations
 
@@ -154,6 +154,25 @@ def make_tiny(folder: Path, tokenizer_from: Path, family: str = "llama", **facts
 @pytest.fixture(scope="session")
 def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("tiny") / "tiny", smollm2)
+
+
+def make_adapter(base: Path, folder: Path, **settings: Any) -> Path:
+    """A LoRA adapter that changes something: mlx-lm's begins as none."""
+    import mlx.core as mx
+    from mlx.utils import tree_map_with_path
+
+    chosen = TrainSection(**{"rank": 4, "scale": 1.0, "layers": -1, **settings})
+    model, _ = mlx_runtime.open_weights(base)
+    mx.random.seed(5)
+    lora.attach(model, chosen)
+
+    def moved(path: str, array: Any) -> Any:
+        return 0.2 * mx.random.normal(array.shape) if path.endswith("lora_b") else array
+
+    model.update(tree_map_with_path(moved, model.trainable_parameters()))
+    folder.mkdir(parents=True, exist_ok=True)
+    lora.save(model, chosen, folder)
+    return folder
 
 
 def shortened(conversations: Sequence[Conversation], turns: int) -> list[str]:

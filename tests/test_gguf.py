@@ -26,7 +26,7 @@ CHATML = (
 
 @pytest.fixture
 def trained(tiny_project: Callable[..., TinyRun]) -> tuple[Config, Workspace]:
-    config, workspace, _ = tiny_project("train.steps=6")
+    config, workspace, _ = tiny_project("train.steps=6", "fuse.onto=quantized")
     for stage in (dataset, importer, trainer, fuse):
         stage.run(config, workspace)
     return config, workspace

@@ -232,7 +232,11 @@ def test_dora_on_chosen_layers_opens_in_mlx_lm_and_fuses(tiny_project: Project) 
     import mlx_lm
 
     config, workspace, _ = prepare_tiny(
-        tiny_project("train.dora=true", "train.keys=[self_attn.q_proj,mlp.up_proj]")
+        tiny_project(
+            "train.dora=true",
+            "train.keys=[self_attn.q_proj,mlp.up_proj]",
+            "fuse.onto=quantized",
+        )
     )
     trainer.run(config, workspace)
     weights: Any = mx.load(str(workspace.adapter_weights))
