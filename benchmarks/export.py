@@ -39,7 +39,7 @@ SHAPE = {
     "eos_token_id": 151645,
 }
 TYPES = ("float16", "bfloat16")
-ROUNDS = 2
+ROUNDS = 3
 
 
 class Arm(NamedTuple):
@@ -109,6 +109,7 @@ def compare(place: Path, dtype: str, converter: str | None) -> None:
     found: dict[str, list[Arm]] = {name: [] for name in arms}
     for _ in range(ROUNDS):
         for name, command in arms.items():
+            Path(command[-1]).unlink(missing_ok=True)
             found[name].append(measure(command))
     for name, runs in found.items():
         best = min(runs)

@@ -283,15 +283,22 @@ def _export(
     adapter_only: Annotated[
         bool, typer.Option("--adapter-only", help="The adapter alone, for ADAPTER in a Modelfile.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Another MLX or Hugging Face folder; with --to.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="The GGUF file it becomes.")] = None,
 ) -> None:
-    if not adapter_only:
+    if (model is None) != (to is None):
+        raise ConfigError("Type both: coach export --model FOLDER --to FILE.gguf")
+    if not adapter_only and model is None:
         _stage_command("export")(config, set_, workspace, force)
         return
-    from coach_mlx import gguf_adapter
+    from coach_mlx import gguf, gguf_adapter
 
     loaded, place = _open(config, set_, workspace)
-    with place.lock():
-        _print({"stage": "export", **gguf_adapter.run(loaded, place)})
+    with place.lock(), contextlib.redirect_stdout(sys.stderr):
+        done = gguf.convert(loaded, model, to) if model and to else gguf_adapter.run(loaded, place)
+    _print({"stage": "export", **done})
 
 
 OWN_OPTIONS: dict[str, Callable[..., None]] = {
@@ -326,6 +333,7 @@ def run(
     console.say(f"Report: {results['evaluate']['report']}")
     chosen = [*(["--config", str(config)] if config else []), "--workspace", str(workspace)]
     console.say(f"Talk to it: {_own_name()} chat {' '.join(chosen)}")
+    console.say(f"Serve it with Ollama: {_own_name()} deploy {' '.join(chosen)}")
     _gate(results)
 
 

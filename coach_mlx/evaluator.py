@@ -10,6 +10,7 @@ No reply is judged here, so no result is called safe; the report says what is kn
 Fails: DataError where two arms are the same file; exit 10 where the answer is "iterate".
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,7 @@ def plan(config: Config, workspace: Workspace) -> Plan:
         workspace.base_marker,
         workspace.adapter_weights,
         workspace.gguf,
+        workspace.parity,
         workspace.metrics,
     )
     reports = tuple(
@@ -298,6 +300,7 @@ def _compare(
             for number, one in enumerate(material)
         ],
         "replies": [_replies(one, bound, done) for one in material[: settings.replies]],
+        "parity": json.loads(workspace.parity.read_text(encoding="utf-8"))["checks"],
         "lineage": _lineage(workspace),
         "deploy_command": _deploy_command(config, workspace),
         "report": workspace.shown(workspace.reports / "comparison_report.html"),

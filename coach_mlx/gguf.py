@@ -22,11 +22,13 @@ from coach_mlx import (
     modelfile,
     num_ctx,
     parity,
+    parity_content,
     parity_served,
 )
 from coach_mlx.config import Config
 from coach_mlx.errors import ToolError
-from coach_mlx.parity import DIRECT, Gate
+from coach_mlx.parity import Gate
+from coach_mlx.parity_content import DIRECT, Content
 from coach_mlx.workspace import (
     Plan,
     Workspace,
@@ -115,6 +117,36 @@ def _write_served(
             gguf_file.write_model(workspace.fused, tokenizer, config, kind, target)
         else:
             llama_runtime.quantize(half, target, quantization)
+
+
+def convert(config: Config, folder: Path, target: Path) -> dict[str, Any]:
+    """`coach export --model FOLDER --to FILE`: any model, compared as far as it can be without a
+    training: facts, weights, template and tokens.
+    """
+    mlx_runtime.require_whole_model(folder)
+    tokenizer = mlx_runtime.open_tokenizer(folder)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    require_space(target, int(1.7 * size), "Exporting")
+    half, partial = (target.with_name(f"{target.name}.{end}") for end in ("half", "partial"))
+    quantization = config.export.quantization
+    kind = DIRECT.get(quantization)
+    try:
+        with console.spinner(f"Making {target} in {quantization}"):
+            gguf_file.write_model(folder, tokenizer, config, kind or "F16", half)
+            if kind is None:
+                llama_runtime.quantize(half, partial, quantization)
+            else:
+                half.replace(partial)
+        system = "Listen first, and never judge."
+        content = Content(config, folder, tokenizer, partial, system, [])
+        checks = parity_content.checks(content)
+        console.show_checks(f"Does {target.name} hold {folder}?", checks)
+        parity.require(checks, target.name)
+        partial.replace(target)
+    finally:
+        for leftover in (half, partial):
+            leftover.unlink(missing_ok=True)
+    return {"gguf": str(target), "size_bytes": target.stat().st_size, "checks": len(checks)}
 
 
 def verify(config: Config, workspace: Workspace) -> dict[str, Any]:

@@ -8,8 +8,9 @@ Fails: DataError that names every tensor that is missing, unknown, of another sh
 import dataclasses
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from coach_mlx.model_facts import Model
 
 PIECE = 2**22
 """Numbers a piece."""
+READERS = 2
+"""Pieces that are read and converted at once."""
 FINITE = {"F16": 0x7C00, "BF16": 0x7F80}
 NUMPY = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "U32": "<u4"}
 BITS = {"F16": 16, "BF16": 16, "F32": 32}
@@ -60,16 +63,17 @@ class Tensor:
         return int(math.prod(self.shape) // block * size)
 
     def tofile(self, file: Any) -> None:
-        """While one piece is written, the next is read."""
+        """While one piece is written, the next ones are read."""
         starts = range(0, self.shape[0], self.step)
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self.read, 0, min(self.step, self.shape[0]))
-            for first in starts[1:]:
-                piece = coming.result()
+        with ThreadPoolExecutor(READERS) as readers:
+            coming: deque[Future[Any]] = deque()
+            for first in starts:
                 last = min(first + self.step, self.shape[0])
-                coming = reader.submit(self.read, first, last)
-                piece.tofile(file)
-            coming.result().tofile(file)
+                coming.append(readers.submit(self.read, first, last))
+                if len(coming) > READERS:
+                    coming.popleft().result().tofile(file)
+            for piece in coming:
+                piece.result().tofile(file)
 
 
 def tensors(folder: Path, model: Model, type_: str) -> list[Tensor]:
@@ -160,7 +164,9 @@ def _converted(array: Any, type_: str, kind: Any, name: str) -> Any:
     import gguf
     import numpy as np
 
-    if type_ != kind.name:
+    if type_ == "BF16" and kind.name == "F16":
+        array = _halves()[array]
+    elif type_ != kind.name:
         floats = _floats(array, type_)
         if kind.name in ("F16", "F32"):
             with np.errstate(over="ignore"):
@@ -171,6 +177,15 @@ def _converted(array: Any, type_: str, kind: Any, name: str) -> Any:
             return array
     _require_finite(array, kind.name, name)
     return np.ascontiguousarray(array)
+
+
+@functools.cache
+def _halves() -> Any:
+    """The F16 number for each of the 65,536 that BF16 has; a look-up is the fastest conversion."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return _floats(np.arange(2**16, dtype=np.uint16), "BF16").astype(NUMPY["F16"])
 
 
 def _floats(array: Any, type_: str) -> Any:

@@ -21,8 +21,6 @@ TALK = (
     "Thank you. I will try that.",
 )
 REPLY_TOKENS = 40
-SHOWN = 60
-"""Characters shown around a difference."""
 
 
 class Talk(NamedTuple):
@@ -52,8 +50,8 @@ def compare(server: Server, name: str, tokenizer: Any, system: str | None) -> in
             )
         if found != expected.removeprefix(begin):
             raise GateFailed(
-                "Ollama would give the model another text than training did.\n"
-                + difference(expected.removeprefix(begin), found)
+                "Ollama would give the model another text than training did: "
+                + parity_cases.difference(expected.removeprefix(begin), found, "Ollama")
             )
     return len(chats)
 
@@ -63,18 +61,6 @@ def with_system(chat: Chat, system: str | None) -> Chat:
     if not system or chat[0]["role"] == "system":
         return chat
     return [{"role": "system", "content": system}, *chat]
-
-
-def difference(expected: str, found: str) -> str:
-    """The first place where two texts part."""
-    pairs = zip(expected, found, strict=False)
-    place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
-    start = max(0, place - SHOWN // 2)
-    return (
-        f"They part at character {place + 1} (of {len(expected)} and {len(found)}):\n"
-        f"  training: {expected[start : place + SHOWN]!r}\n"
-        f"  Ollama:   {found[start : place + SHOWN]!r}"
-    )
 
 
 def talk(server: Server, name: str, tokenizer: Any, system: str | None) -> Talk:

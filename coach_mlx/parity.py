@@ -9,37 +9,26 @@ whether its replies end. Fails: GateFailed with the first difference.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from coach_mlx import (
-    chat_format,
     console,
-    gguf_facts,
     gguf_file,
-    gguf_tensors,
     llama_runtime,
     mlx_runtime,
-    model_facts,
-    parity_cases,
-    parity_file,
+    parity_content,
     parity_numbers,
-    parity_tokens,
-    template_trial,
 )
 from coach_mlx.config import Config
 from coach_mlx.console import Check
 from coach_mlx.errors import GateFailed, ToolError
+from coach_mlx.parity_content import DIRECT, Content
 from coach_mlx.parity_numbers import Answer, Sample
-from coach_mlx.parity_tokens import Difference
 from coach_mlx.workspace import Workspace, read_conversations, read_system_prompt, write_whole
 
-DIRECT = {"f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
-"""Types that are written at once; llama.cpp's quantizer makes the others from 16 bits."""
 HALVES = {"float16": "F16", "bfloat16": "BF16"}
-ADVERSARIAL = 2000
-"""Texts that were made to part the two tokenizers."""
 USABLE_FRACTION = 0.7
 """Of the memory, for a model that is only compared."""
 
@@ -89,11 +78,14 @@ def check(gate: Gate, served: Sequence[Check] = ()) -> list[Check]:
     """Every check that makes sense: none is dearer than a look while a cheaper one fails. `served`
     is what is known of what serves the file.
     """
-    checks = [*_file_checks(gate), *served]
-    for step in (_text_checks, _token_checks, _number_checks):
-        if all(one.ok for one in checks):
-            checks += step(gate)
-    return checks
+    workspace = gate.workspace
+    system = read_system_prompt(workspace.find(gate.config.dataset.system_prompt))
+    spoken = [one.chat() for one in read_conversations(workspace.holdout)]
+    checks = parity_content.checks(
+        Content(gate.config, gate.folder, gate.tokenizer, gate.served, system, spoken)
+    )
+    checks += served
+    return [*checks, *compare_numbers(gate)] if all(one.ok for one in checks) else checks
 
 
 def conclude(checks: Sequence[Check], workspace: Workspace, name: str) -> None:
@@ -106,121 +98,16 @@ def conclude(checks: Sequence[Check], workspace: Workspace, name: str) -> None:
         "checks": [one._asdict() for one in checks],
     }
     write_whole(workspace.parity, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    require(checks, name, f" All of it: {workspace.shown(workspace.parity)}")
+
+
+def require(checks: Sequence[Check], name: str, more: str = "") -> None:
     failed = next((one for one in checks if not one.ok), None)
     if failed:
-        what = "; ".join(failed.places[:1]) or failed.found
+        what = "; ".join(failed.places[:1]) or f"{failed.found} (wanted: {failed.wanted})"
         raise GateFailed(
-            f"{name} is not what was trained, so it is not used. {failed.name}: {what}. "
-            f"All of it: {workspace.shown(workspace.parity)}"
+            f"{name} is not what it was made from, so it is not used. {failed.name}: {what}.{more}"
         )
-
-
-# --- what the file says and holds
-
-
-def _file_checks(gate: Gate) -> list[Check]:
-    type_ = DIRECT.get(gate.config.export.quantization, "F16")
-    with console.spinner("Comparing the file's facts and weights"):
-        expected = gguf_facts.describe(gate.folder, gate.tokenizer, gate.config, type_)
-        reader = gguf_file.read(gate.served)
-        found = gguf_file.read_facts(reader)
-        facts = parity_file.different_facts(expected, found, gguf_facts.QUANTIZER_KEYS)
-        weights = gguf_tensors.tensors(gate.folder, model_facts.read(gate.folder), "F32")
-        tensors = parity_file.different_tensors(weights, reader)
-    return [
-        _none("facts of the file", facts, f"{len(expected)} keys"),
-        _none("weights, samples", tensors, f"{len(weights)} tensors"),
-    ]
-
-
-def _none(name: str, differences: Sequence[str], of: str) -> Check:
-    found = f"{of}, {len(differences)} differ" if differences else f"{of}, all the same"
-    return Check(name, found, "the same", not differences, tuple(differences))
-
-
-# --- text and tokens
-
-
-def _text_checks(gate: Gate) -> list[Check]:
-    prompt = _system_prompt(gate)
-    template = gguf_file.read_facts(gguf_file.read(gate.served))["tokenizer.chat_template"]
-    template_trial.require_end(template, gate.served.name)
-    count, different = 0, []
-    for system in (prompt, None):
-        for messages in parity_cases.conversations(gate.tokenizer, system):
-            count += 1
-            theirs = render(gate.tokenizer, template, messages)
-            ours = chat_format.prompt_text(gate.tokenizer, messages)
-            if theirs != ours:
-                different.append(f"{len(messages)} messages: {first_difference(ours, theirs)}")
-    return [_none("text, by the file's own template", different, f"{count} conversations")]
-
-
-def _system_prompt(gate: Gate) -> str:
-    return read_system_prompt(gate.workspace.find(gate.config.dataset.system_prompt))
-
-
-def render(tokenizer: Any, template: str, messages: Sequence[dict[str, str]]) -> str:
-    """A file's own template as llama.cpp's users run it, in a sandbox; what it refuses as text."""
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-        )
-    except (TemplateError, TypeError, ValueError, OverflowError) as error:
-        return f"(the template refuses: {error})"
-
-
-def first_difference(ours: str, theirs: str) -> str:
-    """Where two texts part, with what stands around it."""
-    place = next(
-        (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
-        min(len(ours), len(theirs)),
-    )
-    start = max(0, place - 20)
-    return (
-        f"at character {place:,} training has {ours[start : place + 30]!r} and the file "
-        f"{theirs[start : place + 30]!r}"
-    )
-
-
-def _token_checks(gate: Gate) -> list[Check]:
-    llama = llama_runtime.open_gguf(gate.served, num_ctx=0, vocabulary_only=True)
-    spoken = [one.chat() for one in read_conversations(gate.workspace.holdout)]
-    markers = parity_tokens.typed_markers(gate.tokenizer)
-    texts = [
-        *dict.fromkeys(message["content"] for messages in spoken for message in messages),
-        *parity_cases.WORDS,
-        *parity_tokens.adversarial_texts(ADVERSARIAL, gate.config.seed, markers),
-    ]
-    with console.spinner("Comparing tokens with training's"):
-        found = parity_tokens.first_difference(gate.tokenizer, llama, texts)
-        plain = [messages[:-1] for messages in spoken if not _holds(messages, markers)]
-        prompt = parity_tokens.first_prompt_difference(gate.tokenizer, llama, plain)
-    llama.close()
-    return [
-        _same_tokens("tokens of words", f"{len(texts):,} texts", found.difference, found.known),
-        _same_tokens("tokens of prompts", f"{len(plain)} prompts", prompt, {}),
-    ]
-
-
-def _holds(messages: Sequence[dict[str, str]], markers: Sequence[str]) -> bool:
-    return any(marker in message["content"] for message in messages for marker in markers)
-
-
-def _same_tokens(
-    name: str, of: str, difference: Difference | None, known: Mapping[str, Sequence[str]]
-) -> Check:
-    """`known` is what llama.cpp does otherwise whatever the file says: told, and no failure."""
-    excused = "".join(f"; known: {reason}" for reason in known)
-    if difference is None:
-        return Check(name, f"{of}, all the same{excused}", "the same", True)
-    ours, theirs = difference.ours[:12], difference.theirs[:12]
-    place = f"{difference.text[:80]!r}: {difference.why}; training {ours}, file {theirs}"
-    return Check(name, f"{of}, not all the same{excused}", "the same", False, (place,))
 
 
 # --- predictions and replies
@@ -235,7 +122,7 @@ class Link(NamedTuple):
     size_bytes: int
 
 
-def _number_checks(gate: Gate) -> list[Check]:
+def compare_numbers(gate: Gate) -> list[Check]:
     settings, workspace = gate.config.verify, gate.workspace
     conversations = [one.chat() for one in read_conversations(workspace.holdout)]
     asked = parity_numbers.sample(

@@ -16,6 +16,8 @@ WORDS = (
     "<b>bold</b> & `code` | a # heading $ 5 % and ~ / \\ ^",
     'assistant: is this you? """ and \'\'\' and """',
 )
+SHOWN = 60
+"""Characters shown around a difference."""
 REPLIES = ("That sounds heavy. What would help tonight?", "Yes.", "Both can be true, I think. 🫂")
 
 
@@ -42,3 +44,14 @@ def _conversation(said: list[str], turns: int, system: str | None) -> list[dict[
         messages.append({"role": "user", "content": words})
         messages.append({"role": "assistant", "content": REPLIES[turn % len(REPLIES)]})
     return messages[:-1]
+
+
+def difference(expected: str, found: str, where: str) -> str:
+    """The first place where two texts part, with what stands around it."""
+    pairs = zip(expected, found, strict=False)
+    place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+    around = slice(max(0, place - SHOWN // 2), place + SHOWN)
+    return (
+        f"they part at character {place + 1} (of {len(expected)} and {len(found)}): training has "
+        f"{expected[around]!r}, {where} {found[around]!r}"
+    )

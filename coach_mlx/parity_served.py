@@ -8,7 +8,7 @@ import contextlib
 import json
 from typing import Any
 
-from coach_mlx import egress, modelfile, ollama_parity, turn_shapes
+from coach_mlx import egress, modelfile, ollama_parity, parity_cases, turn_shapes
 from coach_mlx.config import Config
 from coach_mlx.console import Check
 from coach_mlx.errors import CoachError, GateFailed
@@ -28,7 +28,7 @@ def _modelfile(workspace: Workspace, tokenizer: Any) -> Check:
     wanted = turn_shapes.ollama_template(tokenizer)
     if found == wanted:
         return Check(name, "its TEMPLATE is training's", "TEMPLATE of training", True)
-    place = ollama_parity.difference(wanted or "", found or "").replace("Ollama:  ", "Modelfile:")
+    place = parity_cases.difference(wanted or "", found or "", "the Modelfile")
     return Check(name, "its TEMPLATE is another", "TEMPLATE of training", False, (place,))
 
 

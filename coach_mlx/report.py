@@ -171,10 +171,22 @@ def _markdown(result: dict[str, Any]) -> str:
         f"- {arm}: {fact['meaning']} (`{fact['sha256'][:12]}`)"
         for arm, fact in result["arms"].items()
     ]
+    lines += ["", "## The served file against training", ""]
+    lines += _table(PARITY_HEAD, _parity_rows(result))
     lines += ["", "## From conversations to the served file", ""]
     lines += [f"- {_lineage_line(step)}" for step in result["lineage"]]
     lines += ["", "## Talk to it", "", "```", result["deploy_command"], "```"]
     return "\n".join(lines) + "\n"
+
+
+PARITY_HEAD = ["", "compared", "found", "wanted"]
+
+
+def _parity_rows(result: dict[str, Any]) -> list[list[str]]:
+    return [
+        ["ok" if one["ok"] else "NO", one["name"], one["found"], one["wanted"]]
+        for one in result["parity"]
+    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -205,6 +217,8 @@ def _html(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
         limits=LIMITS,
         head=COMPARISON_HEAD,
         rows=_comparison_rows(result),
+        parity_head=PARITY_HEAD,
+        parity_rows=_parity_rows(result),
         differences=_svg(_difference_figure(result)),
         curve=_svg(_loss_figure(metrics)),
         steps=[_lineage_line(step) for step in result["lineage"]],

@@ -116,9 +116,9 @@ ROWS = [
         "judge",
         "training_loop",
         "memory_fit",
-        "parity",
+        "parity_content",
     },
-    {"message_batches", "judging", "passport", "num_ctx", "parity_served"},
+    {"message_batches", "judging", "passport", "num_ctx", "parity_served", "parity"},
     {"rounds"},
     {
         "generator",

@@ -31,8 +31,8 @@ from coach_mlx import (
     llama_runtime,
     losses,
     mlx_runtime,
-    parity,
     parity_cases,
+    parity_content,
     trainer,
     turn_shapes,
 )
@@ -140,7 +140,7 @@ def test_its_gguf_file_says_and_computes_the_same(base: Base, tmp_path: Path) ->
     for system in ("Listen first.\nNever judge.", None):
         for messages in parity_cases.conversations(base.tokenizer, system)[::7]:
             text = chat_format.prompt_text(base.tokenizer, messages)
-            assert parity.render(base.tokenizer, template, messages) == text
+            assert parity_content.render(base.tokenizer, template, messages) == text
     plain = [{**one, "content": "It is late, and I can't sleep."} for one in conversation(3)[:-1]]
     ids = chat_format.encode_prompt(base.tokenizer, plain)
     text = chat_format.prompt_text(base.tokenizer, plain)

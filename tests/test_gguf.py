@@ -16,7 +16,8 @@ from coach_mlx.workspace import PROJECT, Workspace, read_system_prompt
 CHATML = (
     "{%- if messages[0]['role'] == 'system' %}"
     "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-    "{%- else %}{{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif %}"
+    "{%- else %}{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. "
+    "You are a helpful assistant.<|im_end|>\n' }}{%- endif %}"
     "{%- for message in messages %}{%- if not (loop.first and message.role == 'system') %}"
     "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
     "{%- endif %}{%- endfor %}"
@@ -64,7 +65,7 @@ def test_a_file_that_fails_the_gate_does_not_get_its_name(
 ) -> None:
     config, workspace = trained
     strict = config.verify.model_copy(update={"kl_half": 1e-15})
-    with pytest.raises(GateFailed, match="is not what was trained") as failed:
+    with pytest.raises(GateFailed, match="is not what it was made from") as failed:
         gguf.run(config.model_copy(update={"verify": strict}), workspace)
     assert "numbers, adapter to fused: KL" in str(failed.value)
     assert not workspace.gguf.exists()
@@ -127,7 +128,7 @@ def test_the_modelfile_holds_what_serving_needs(tokenizer: Any) -> None:
         "PARAMETER temperature 0.7",
     ):
         assert line in text.splitlines()
-    assert 'TEMPLATE """{{ range .Messages }}' in text
+    assert 'TEMPLATE """{{ range $number, $_ := .Messages }}' in text
     assert 'LICENSE """Apache License 2.0' in text
     with pytest.raises(DataError, match="Modelfile"):
         modelfile.render(config, tokenizer, 'a """ b', "./demo.gguf", 8192)

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,11 @@ def test_dora_and_unknown_families_are_refused_by_name(tmp_path: Path, tiny: Pat
     with pytest.raises(DataError, match=r"'dora', and a GGUF adapter holds LoRA.*coach export"):
         write(tiny, adapter, tmp_path / "adapter.gguf")
     adapter = make_adapter(tiny, tmp_path / "lora")
-    with pytest.raises(DataError, match="family 'gemma3'; the export knows"):
-        gguf_adapter.write(adapter, {"model_type": "gemma3"}, tmp_path / "adapter.gguf", "tiny")
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    facts = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**facts, "model_type": "phi3"}))
+    with pytest.raises(DataError, match="family 'phi3'; the export knows"):
+        write(other, adapter, tmp_path / "adapter.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
 
 

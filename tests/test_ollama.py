@@ -27,6 +27,7 @@ from coach_mlx import (
     modelfile,
     ollama,
     ollama_parity,
+    parity_cases,
     trainer,
     turn_shapes,
 )
@@ -244,7 +245,7 @@ def test_deployed_rolled_back_and_forward_again(
     ("old", "new", "why"),
     [
         ("{{ .Content }}", "{{ .Content", "cannot read the TEMPLATE"),
-        ("<|im_start|>user\n", "<|im_start|>user ", "They part at character"),
+        ("<|im_start|>user\n", "<|im_start|>user ", "they part at character"),
     ],
 )
 @needs_ollama
@@ -471,11 +472,11 @@ def test_a_record_that_is_none_is_not_written_over(
 
 
 def test_a_difference_is_shown_where_it_begins() -> None:
-    shown = ollama_parity.difference("a" * 100 + "bc", "a" * 100 + "xc")
+    shown = parity_cases.difference("a" * 100 + "bc", "a" * 100 + "xc", "Ollama")
     assert "character 101 (of 102 and 102)" in shown
     assert "abc'" in shown
     assert "axc'" in shown
-    assert "character 3 (of 2 and 4)" in ollama_parity.difference("ab", "abcd")
+    assert "character 3 (of 2 and 4)" in parity_cases.difference("ab", "abcd", "Ollama")
 
 
 def test_ollamas_list_of_parameters_is_read() -> None:

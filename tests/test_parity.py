@@ -24,6 +24,7 @@ from coach_mlx import (
     model_facts,
     parity,
     parity_cases,
+    parity_content,
     parity_file,
     parity_numbers,
     trainer,
@@ -31,6 +32,7 @@ from coach_mlx import (
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.parity import Gate
+from coach_mlx.parity_content import Content
 from coach_mlx.workspace import Workspace
 
 
@@ -168,19 +170,22 @@ def test_weights_that_are_other_weights_are_seen_in_the_numbers(
 ) -> None:
     monkeypatch.setattr(gguf_tensors, "permuted_heads", lambda name, model: 0)
     gate.served = rewritten(trained, tmp_path / "m.gguf")
-    failed = [one for one in parity._number_checks(gate) if not one.ok]
+    failed = [one for one in parity.compare_numbers(gate) if not one.ok]
     assert failed[0].name == "numbers, fused to GGUF F16"
 
 
 def test_a_template_that_loops_is_refused(
-    gate: Gate, trained: tuple[Config, Workspace], tmp_path: Path
+    trained: tuple[Config, Workspace], tmp_path: Path
 ) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    gate.served = rewritten(
+    config, workspace = trained
+    served = rewritten(
         trained, tmp_path / "m.gguf", lambda facts: facts.update({"tokenizer.chat_template": loop})
     )
+    tokenizer = mlx_runtime.open_tokenizer(workspace.fused)
+    content = Content(config, workspace.fused, tokenizer, served, "Listen.", [])
     with pytest.raises(DataError, match="does not come to an end"):
-        parity._text_checks(gate)
+        parity_content.compare_text(content)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +199,10 @@ def test_a_template_that_loops_is_refused(
     ],
 )
 def test_a_template_that_reaches_out_or_breaks_is_another_text(
-    gate: Gate, template: str, tokenizer: Any
+    template: str, tokenizer: Any
 ) -> None:
     messages = parity_cases.conversations(tokenizer, None)[0]
-    found = parity.render(tokenizer, template, messages)
+    found = parity_content.render(tokenizer, template, messages)
     assert found != chat_format.prompt_text(tokenizer, messages)
     assert "class" not in found or "refuses" in found
 
