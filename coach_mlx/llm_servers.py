@@ -32,8 +32,9 @@ class OllamaBackend:
                 "Choose a model that `ollama pull` brings here."
             )
         self._name, self._num_ctx = name, num_ctx
+        # No proxy: what is meant for this machine must not be carried elsewhere.
         self._client = ollama.AsyncClient(
-            timeout=timeout_seconds, event_hooks=egress.hooks(egress_log)
+            timeout=timeout_seconds, event_hooks=egress.hooks(egress_log), trust_env=False
         )
         host = self._client._client.base_url.host
         if host not in (*LOCAL_HOSTS, "0.0.0.0", "::"):
@@ -110,7 +111,9 @@ class OpenAIBackend:
             base_url=base_url,
             max_retries=0,
             timeout=timeout_seconds,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks=egress.hooks(egress_log)),
+            http_client=openai.DefaultAsyncHttpxClient(
+                event_hooks=egress.hooks(egress_log), trust_env=not free
+            ),
         )
 
     async def identity(self) -> str:

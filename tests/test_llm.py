@@ -491,6 +491,18 @@ def test_ollama_and_openai_servers_answer_through_the_same_interface(
         assert ask(tmp_path, say("cut", model), base).outcome == "max_tokens"
 
 
+def test_no_proxy_carries_what_is_meant_for_this_machine(
+    local: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for model in (f"ollama/{local.ollama_models[0]}", f"openai/{local.models[0]}"):
+        base = f"calls.openai_base_url={local.url}/v1"
+        assert ask(tmp_path, say(model=model), base).text
+
+
 def test_an_ollama_model_that_is_not_there_says_what_to_pull(
     local: OpenAIServer, tmp_path: Path
 ) -> None:
