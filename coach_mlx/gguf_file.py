@@ -7,13 +7,13 @@ disk is full, DataError where a file that is read is no GGUF.
 import contextlib
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coach_mlx import gguf_facts, gguf_tensors, llama_runtime, model_facts
 from coach_mlx.config import Config
-from coach_mlx.errors import ToolError, disk_trouble
+from coach_mlx.errors import DataError, ToolError, disk_trouble
 from coach_mlx.gguf_tensors import Tensor
 
 ARCHITECTURE = "general.architecture"
@@ -89,10 +89,23 @@ def read(path: Path) -> Any:
     import gguf
 
     llama_runtime.require_whole_gguf(path)
-    return gguf.GGUFReader(path)
+    with _damage_named(path):
+        return gguf.GGUFReader(path)
 
 
 def read_facts(reader: Any) -> dict[str, Any]:
-    return {
-        key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")
-    }
+    """Every key and value. Raises: DataError where one cannot be read."""
+    with _damage_named(Path(str(reader.data.filename))):
+        return {
+            key: field.contents()
+            for key, field in reader.fields.items()
+            if not key.startswith("GGUF.")
+        }
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise DataError(f"{path} is damaged: {error}. Make it again: coach export") from None

@@ -94,6 +94,18 @@ def test_a_truncated_fused_file_is_refused(trained: tuple[Config, Workspace]) ->
     assert not workspace.gguf.exists()
 
 
+@pytest.mark.parametrize("quantization", ["q4_k_m", "q8_0"])
+def test_any_folder_becomes_a_file_that_was_compared(
+    tmp_path: Path, tiny: Path, quantization: str
+) -> None:
+    config = load_config(None, [f"export.quantization={quantization}"])
+    target = tmp_path / "tiny.gguf"
+    done = gguf.convert(config, tiny, target)
+    assert target.stat().st_size == done["size_bytes"]
+    assert done["checks"] == 5
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_missing_inputs_name_the_stage(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, Config())
     with pytest.raises(ToolError, match="coach train"):

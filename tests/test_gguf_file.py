@@ -280,6 +280,28 @@ def test_a_config_that_is_none_is_refused(copy: Path, config: str) -> None:
         model_facts.read(copy)
 
 
+@pytest.mark.parametrize("size", [0, 3, 200, 5000, 2_000_000])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, tiny: Path, size: int) -> None:
+    path = written(tiny, tmp_path / "model.gguf")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match="cut short"):
+        gguf_file.read(path)
+
+
+def test_a_file_whose_keys_are_no_text_is_refused(tmp_path: Path, tiny: Path) -> None:
+    path = written(tiny, tmp_path / "model.gguf")
+    whole = path.read_bytes()
+    assert whole.count(b"general.name") == 1
+    path.write_bytes(
+        whole.replace(
+            b"general.name\x08\0\0\0\x05\0\0\0\0\0\0\0coach",
+            b"general.name\x08\0\0\0\x05\0\0\0\0\0\0\0\xff\xffach",
+        )
+    )
+    with pytest.raises(DataError, match="damaged"):
+        gguf_file.read_facts(gguf_file.read(path))
+
+
 def test_a_full_disk_says_so(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(ToolError, match="could not be written"):
         written(tiny, Path("/dev/full"))
