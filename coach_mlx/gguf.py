@@ -78,7 +78,7 @@ def run(config: Config, workspace: Workspace) -> dict[str, Any]:
         with parity.half_file(config, workspace, tokenizer) as half:
             _write_served(config, workspace, tokenizer, half, partial)
             checks = parity.check(Gate(config, workspace, tokenizer, partial, half))
-        parity.conclude(checks, workspace, workspace.gguf.name)
+        parity.conclude(checks, workspace, workspace.gguf.name, workspace.parity)
         partial.replace(workspace.gguf)
     finally:
         partial.unlink(missing_ok=True)
@@ -158,5 +158,5 @@ def verify(config: Config, workspace: Workspace) -> dict[str, Any]:
     with parity.half_file(config, workspace, tokenizer) as half:
         served = parity_served.checks(config, workspace, tokenizer)
         checks = parity.check(Gate(config, workspace, tokenizer, workspace.gguf, half), served)
-    parity.conclude(checks, workspace, workspace.gguf.name)
+    parity.conclude(checks, workspace, workspace.gguf.name, workspace.verified)
     return {"gguf": workspace.shown(workspace.gguf), "passed": True, "checks": len(checks)}

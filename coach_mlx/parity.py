@@ -1,9 +1,9 @@
 """Whether a GGUF file is what was trained: the gate of `coach export`, and `coach verify` alone.
 
-Reads the base, the adapter, the fused folder, the file, the Modelfile and held-out conversations.
-Writes parity.json and parity_report.md. From the cheapest check to the dearest: what the file says
-of itself, samples of its weights, the text of its template, its tokens, its predictions, and
-whether its replies end. Fails: GateFailed with the first difference.
+Reads the base, the adapter, the fused folder, the file and held-out conversations. Writes
+parity.json, or verified.json for `coach verify`. From the cheapest check to the dearest: what the
+file says of itself, samples of its weights, the text of its template, its tokens, its predictions,
+and whether its replies end. Fails: GateFailed with the first difference.
 """
 
 import contextlib
@@ -88,8 +88,10 @@ def check(gate: Gate, served: Sequence[Check] = ()) -> list[Check]:
     return [*checks, *compare_numbers(gate)] if all(one.ok for one in checks) else checks
 
 
-def conclude(checks: Sequence[Check], workspace: Workspace, name: str) -> None:
-    """Show and keep what was found. Raises: GateFailed at the first check that does not hold."""
+def conclude(checks: Sequence[Check], workspace: Workspace, name: str, path: Path) -> None:
+    """Show what was found and keep it in `path`. Raises: GateFailed at the first check that does
+    not hold.
+    """
     console.show_checks(f"Is {name} what was trained?", checks)
     facts = {
         "passed": all(one.ok for one in checks),
@@ -97,8 +99,8 @@ def conclude(checks: Sequence[Check], workspace: Workspace, name: str) -> None:
         "machine": mlx_runtime.machine(),
         "checks": [one._asdict() for one in checks],
     }
-    write_whole(workspace.parity, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    require(checks, name, f" All of it: {workspace.shown(workspace.parity)}")
+    write_whole(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    require(checks, name, f" All of it: {workspace.shown(path)}")
 
 
 def require(checks: Sequence[Check], name: str, more: str = "") -> None:

@@ -97,6 +97,7 @@ class Workspace:
         self.gguf = self.model / f"{name}-{config.export.quantization}.gguf"
         self.modelfile = self.model / "Modelfile"
         self.parity = self.model / "parity.json"
+        self.verified = self.model / "verified.json"
         self.deployed = self.model / "deployed.json"
         self.scenarios = self.output / "scenarios.jsonl"
         self.conversations = self.output / "conversations.jsonl"

@@ -80,7 +80,7 @@ def verified(trained: tuple[Config, Workspace], served: Path) -> str:
 def test_what_was_exported_passes(trained: tuple[Config, Workspace]) -> None:
     config, workspace = trained
     assert gguf.verify(config, workspace)["passed"]
-    found = json.loads(workspace.parity.read_text())
+    found = json.loads(workspace.verified.read_text())
     assert found["passed"]
     assert found["file"] == workspace.gguf.name
     names = [one["name"] for one in found["checks"]]
@@ -299,3 +299,11 @@ def test_an_edited_template_in_the_modelfile_is_named(trained: tuple[Config, Wor
     finally:
         workspace.modelfile.write_text(written)
     assert "usr" in str(failed.value)
+
+
+def test_a_look_leaves_the_export_as_complete_as_it_was(trained: tuple[Config, Workspace]) -> None:
+    config, workspace = trained
+    plan = gguf.plan(config, workspace)
+    workspace.record("export", plan, 1, 1.0, {})
+    gguf.verify(config, workspace)
+    assert workspace.complete("export", plan)
