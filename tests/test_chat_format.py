@@ -165,7 +165,7 @@ def test_ollamas_template_is_read_off_the_models_own(tokenizer: Any) -> None:
     template = turn_shapes.ollama_template(tokenizer)
     assert template is not None
     assert template.startswith(
-        '{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n'
+        '{{ range $number, $_ := .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n'
     )
     assert template.endswith("{{ end }}{{ end }}<|im_start|>assistant\n")
 
