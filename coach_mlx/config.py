@@ -237,8 +237,8 @@ class VerifySection(Section):
     """Tokens of held-out conversations that each model on the way reads."""
     replies: int = Field(default=12, ge=0)
     """Replies that training's view and the file's both write, to see whether they end."""
-    reply_tokens: int = Field(default=320, ge=1)
-    """Longest of these."""
+    reply_tokens: int | None = Field(default=None, ge=1)
+    """Longest of these; null for serve.max_reply_tokens."""
     kl_half: float = Field(default=1e-3, gt=0)
     """Largest mean difference (Kullback-Leibler, nats a token) that 16 bits may make."""
     kl_q8_0: float = Field(default=5e-3, gt=0)

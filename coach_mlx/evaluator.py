@@ -98,6 +98,7 @@ def _require_inputs(workspace: Workspace) -> None:
         workspace.base_marker: "import",
         workspace.adapter_weights: "train",
         workspace.gguf: "export",
+        workspace.parity: "export",
     }
     for path, stage in stages.items():
         if not path.is_file():

@@ -22,6 +22,7 @@ from coach_mlx import (
     modelfile,
     num_ctx,
     parity,
+    parity_cases,
     parity_content,
     parity_served,
 )
@@ -32,6 +33,7 @@ from coach_mlx.parity_content import DIRECT, Content
 from coach_mlx.workspace import (
     Plan,
     Workspace,
+    base_name,
     is_same,
     read_system_prompt,
     require_space,
@@ -125,6 +127,7 @@ def convert(config: Config, folder: Path, target: Path) -> dict[str, Any]:
     """
     mlx_runtime.require_whole_model(folder)
     tokenizer = mlx_runtime.open_tokenizer(folder)
+    config = _named_after(config, folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     require_space(target, int(1.7 * size), "Exporting")
     half, partial = (target.with_name(f"{target.name}.{end}") for end in ("half", "partial"))
@@ -138,7 +141,7 @@ def convert(config: Config, folder: Path, target: Path) -> dict[str, Any]:
             else:
                 half.replace(partial)
         system = "Listen first, and never judge."
-        content = Content(config, folder, tokenizer, partial, system, [])
+        content = Content(config, folder, tokenizer, partial, system, _talks(tokenizer, system))
         checks = parity_content.checks(content)
         console.show_checks(f"Does {target.name} hold {folder}?", checks)
         parity.require(checks, target.name)
@@ -147,6 +150,18 @@ def convert(config: Config, folder: Path, target: Path) -> dict[str, Any]:
         for leftover in (half, partial):
             leftover.unlink(missing_ok=True)
     return {"gguf": str(target), "size_bytes": target.stat().st_size, "checks": len(checks)}
+
+
+def _named_after(config: Config, folder: Path) -> Config:
+    """The file must not carry the coach's name, nor its base's licence."""
+    base = config.base.model_copy(update={"model": folder.resolve().name, "license": "unknown"})
+    return config.model_copy(update={"name": base_name(base.model), "base": base})
+
+
+def _talks(tokenizer: Any, system: str) -> list[list[dict[str, str]]]:
+    """Some turns without typed markers, as they would be trained on."""
+    reply = {"role": "assistant", "content": parity_cases.REPLIES[0]}
+    return [[*one, reply] for one in parity_cases.conversations(tokenizer, system)[:3]]
 
 
 def verify(config: Config, workspace: Workspace) -> dict[str, Any]:

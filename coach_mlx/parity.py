@@ -127,8 +127,9 @@ class Link(NamedTuple):
 def compare_numbers(gate: Gate) -> list[Check]:
     settings, workspace = gate.config.verify, gate.workspace
     conversations = [one.chat() for one in read_conversations(workspace.holdout)]
+    longest = settings.reply_tokens or gate.config.serve.max_reply_tokens
     asked = parity_numbers.sample(
-        gate.tokenizer, conversations, settings.tokens, settings.replies, settings.reply_tokens
+        gate.tokenizer, conversations, settings.tokens, settings.replies, longest
     )
     with console.spinner("Reading held-out conversations: adapter"):
         first = parity_numbers.of_mlx(workspace.base, workspace.adapter, asked)

@@ -7,7 +7,17 @@ import pytest
 from conftest import TinyRun, make_tiny
 from test_gguf_file import encoded, gguf_losses, mlx_losses
 
-from coach_mlx import dataset, fuse, gguf, importer, losses, mlx_runtime, modelfile, trainer
+from coach_mlx import (
+    dataset,
+    fuse,
+    gguf,
+    gguf_file,
+    importer,
+    losses,
+    mlx_runtime,
+    modelfile,
+    trainer,
+)
 from coach_mlx.config import Config, load_config
 from coach_mlx.errors import DataError, GateFailed, ToolError
 from coach_mlx.records import Conversation
@@ -103,6 +113,8 @@ def test_any_folder_becomes_a_file_that_was_compared(
     done = gguf.convert(config, tiny, target)
     assert target.stat().st_size == done["size_bytes"]
     assert done["checks"] == 5
+    facts = gguf_file.read_facts(gguf_file.read(target))
+    assert (facts["general.name"], facts["general.license"]) == ("tiny", "unknown")
     assert list(tmp_path.iterdir()) == [target]
 
 
