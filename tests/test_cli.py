@@ -40,6 +40,7 @@ ROWS = [
         "arcs",
         "supervisor",
         "gguf_architecture",
+        "comparison",
     },
     {
         "workspace",
