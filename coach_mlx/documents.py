@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from None
 
 
-class _Strict(yaml.SafeLoader):
+class _Strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe; a key that stands twice is an error instead of the last one winning, and a value that
     is none is an error with its place.
     """
@@ -69,7 +69,8 @@ class _Strict(yaml.SafeLoader):
                     None, None, f"{key!r} {wrong}", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _known_keys(schema: dict[str, Any]) -> list[str]:
