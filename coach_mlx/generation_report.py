@@ -12,8 +12,8 @@ from typing import Any
 from coach_mlx.dialogue import Failure
 from coach_mlx.ledger import Ledger
 from coach_mlx.pilot import Pilot
+from coach_mlx.rates import wilson_interval
 from coach_mlx.records import Conversation
-from coach_mlx.stats import wilson_interval
 from coach_mlx.verdicts import Standing
 from coach_mlx.workspace import Workspace, write_whole
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from coach_mlx.judge import Judge
+from coach_mlx.rates import cohens_kappa, wilson_interval
 from coach_mlx.records import SAFETY, Mark, Record, Verdict, Vote
 from coach_mlx.rubric import CRITERIA, Labelled
-from coach_mlx.stats import cohens_kappa, wilson_interval
 from coach_mlx.workspace import Workspace, write_whole
 
 GATING_FROM = 0.80

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from coach_mlx.rates import wilson_interval
 from coach_mlx.records import Conversation
-from coach_mlx.stats import wilson_interval
 from coach_mlx.verdicts import Standing
 
 PROCEED, REVISE = 0.40, 0.25

@@ -41,6 +41,8 @@ ROWS = [
         "supervisor",
         "gguf_architecture",
         "comparison",
+        "rates",
+        "power",
     },
     {
         "workspace",
