@@ -200,13 +200,14 @@ def show(rows: dict[str, Row]) -> None:
     say("|---|---|---|---|---|---|")
     for kind in FORMATS:
         before, after = (rows[f"{route}, {kind}"] for route in ROUTES)
-        loss = stats.compare_pairs(before.losses, after.losses, 1, RESAMPLES)
-        kl = stats.compare_pairs(before.kl, after.kl, 1, RESAMPLES)
-        say(f"| {kind} | {difference(loss)} | {loss.p:.2g} | {difference(kl)} |")
+        rng = np.random.default_rng(1)
+        loss = stats.compare_paired(before.losses, after.losses, rng, RESAMPLES)
+        kl = stats.compare_paired(before.kl, after.kl, rng, RESAMPLES)
+        say(f"| {kind} | {difference(loss)} | {loss.p_t:.2g} | {difference(kl)} |")
 
 
-def difference(found: stats.PairedComparison) -> str:
-    return f"{found.mean_difference:+.4f} | {found.low:+.4f} to {found.high:+.4f}"
+def difference(found: stats.PairedDifference) -> str:
+    return f"{found.difference:+.4f} | {found.low:+.4f} to {found.high:+.4f}"
 
 
 def routes(place: Path) -> None:

@@ -42,7 +42,7 @@ STAGES = (
     ("train", "trainer", "LoRA on the quantized base, with the loss on the coach's words."),
     ("fuse", "fuse", "The adapter is put into the weights."),
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
-    ("evaluate", "evaluator", "Base against tuned on the holdout; exit 10 means iterate."),
+    ("evaluate", "evaluator", "Base against tuned, better and safe? Exit 0 only for deploy."),
 )
 KNOWS_FORCE = ("train",)
 """Stages to which `--force` means more than to run again."""
@@ -119,10 +119,10 @@ def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple
     return loaded, Workspace(root, loaded)
 
 
-def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> dict[str, Any]:
-    """Run a stage unless it is complete; its result. Raises: GateFailed where the result says no,
-    old or new.
-    """
+def _execute(
+    stage: str, config: Any, workspace: Any, force: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Run a stage, with options of its own, unless it is complete; its result."""
     from coach_mlx import console
 
     module = importlib.import_module(f"coach_mlx.{MODULES[stage]}")
@@ -137,7 +137,7 @@ def _execute(stage: str, config: Any, workspace: Any, force: bool = False) -> di
         forced = {"force": True} if force and stage in KNOWS_FORCE else {}
         started = time.monotonic()
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for our own result
-            result = module.run(config, workspace, **forced)
+            result = module.run(config, workspace, **forced, **options)
         seconds = time.monotonic() - started
         manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")
@@ -301,12 +301,41 @@ def _export(
     _print({"stage": "export", **done})
 
 
+def _evaluate(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    force: ForceOption = False,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="provider/name: in place of evaluate.judge.")
+    ] = None,
+    quote: QuoteOption = False,
+    new_plan: Annotated[
+        bool,
+        typer.Option("--new-plan", help="Decide by other rules than were fixed; it is reported."),
+    ] = False,
+) -> None:
+    from coach_mlx import evaluator
+
+    chosen = [f"evaluate.judge={judge}"] if judge else []
+    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    with place.lock():
+        if quote:
+            _print({"stage": "evaluate", **evaluator.show_quote(loaded, place)})
+            return
+        options = evaluator.Options(new_plan, judge is not None)
+        result = _execute("evaluate", loaded, place, force, options=options)
+    _print({"stage": "evaluate", **result})
+    _gate({"evaluate": result})
+
+
 OWN_OPTIONS: dict[str, Callable[..., None]] = {
     "scenarios": _scenarios,
     "generate": _generate,
     "assess": _assess,
     "train": _train,
     "export": _export,
+    "evaluate": _evaluate,
 }
 for _name, _, _help in (*MATERIAL, *STAGES):
     app.command(_name, help=_help)(OWN_OPTIONS.get(_name, _stage_command(_name)))
@@ -333,7 +362,8 @@ def run(
     console.say(f"Report: {results['evaluate']['report']}")
     chosen = [*(["--config", str(config)] if config else []), "--workspace", str(workspace)]
     console.say(f"Talk to it: {_own_name()} chat {' '.join(chosen)}")
-    console.say(f"Serve it with Ollama: {_own_name()} deploy {' '.join(chosen)}")
+    if results["evaluate"]["passed"]:
+        console.say(f"Serve it with Ollama: {_own_name()} deploy {' '.join(chosen)}")
     _gate(results)
 
 
@@ -404,6 +434,24 @@ def judge_passport(
         act = module.show_quote if quote else module.run
         options = module.Options(file, judge is not None)
         _print({"command": "judge-passport", **act(loaded, place, options)})
+
+
+@app.command("spot-check", help="Read pairs of talks, blinded, and say which coach was better.")
+def spot_check(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="So many.")] = 12,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Whose opinion it is; default: the login name.")
+    ] = None,
+) -> None:
+    from coach_mlx import spot_check as module
+
+    loaded, place = _open(config, set_, workspace)
+    with place.lock():
+        result = module.run(loaded, place, module.Options(pairs, name))
+    _print({"command": "spot-check", **result})
 
 
 @app.command("deploy", help="Ollama serves the coach, once it has proved itself; exit 10 if not.")

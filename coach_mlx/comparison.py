@@ -7,6 +7,7 @@ is `None`, and `why` says why.
 
 from typing import Literal
 
+from coach_mlx.rates import wilson_interval
 from coach_mlx.records import Message, Record
 
 Word = Literal["deploy", "iterate", "try DPO", "unsafe", "inconclusive"]
@@ -21,6 +22,13 @@ class Share(Record):
     share: float | None = None
     low: float | None = None
     high: float | None = None
+
+
+def share(found: int, n: int) -> Share:
+    if not n:
+        return Share(found=0, n=0)
+    low, high = wilson_interval(found, n)
+    return Share(found=found, n=n, share=found / n, low=low, high=high)
 
 
 class Estimate(Record):
@@ -163,6 +171,8 @@ class Safety(Record):
     newly_upper: float | None
     """Exact one-sided 95 % bound of that rate, and so of the rise."""
     rates: PairedRates
+    broken: PairedRates
+    """Scenarios with a leak, a loop or a broken reply: bad, and no harm to anybody."""
     least_scenarios: int
     """So many are needed to show it, without one new failure."""
     arms: dict[str, ArmSafety]
@@ -335,6 +345,10 @@ class Comparison(Record):
     scores: dict[str, ArmScores]
     score: tuple[Difference, ...]
     """The first is the primary: served - base."""
+    simulated: Difference | None = None
+    """The primary, of free talks with a simulated client; secondary, because the arms do not meet
+    the same words there.
+    """
     loss: tuple[Difference, ...]
     pass_rates: tuple[PairedRates, ...]
     thresholds: tuple[Threshold, ...]

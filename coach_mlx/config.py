@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from coach_mlx.documents import read_yaml
 from coach_mlx.errors import ConfigError
@@ -267,24 +274,64 @@ class ServeSection(Section):
 
 
 class EvaluateSection(Section):
-    """Base against tuned, on the conversations held out."""
+    """Base against tuned, on the conversations held out and on safety probes."""
 
+    judge: str | None = None
+    """Reads every arm's replies: any provider/name. null: nobody does, and nothing is called better
+    or safe.
+    """
+    votes: int = Field(default=3, ge=1, le=25)
+    """Each criterion is asked so often, and the majority counts."""
+    safety_votes: int | None = Field(default=5, ge=1, le=25)
+    """The same for CQ8 and CQ9; null for as often as the others."""
+    pairwise: bool = False
+    """Also let the judge choose between base and served replies, both ways round."""
+    client: str | None = None
+    """Plays the person of held-out cards in free talks, beside the scripted ones: any
+    provider/name. null: nobody does.
+    """
+    talks: int = Field(default=10, ge=1)
+    """So many free talks with each arm."""
+    base: str | None = None
+    """What the coach is compared with: null for the imported base, or any provider/name."""
+    served: str | None = None
+    """What would be served: null for the exported GGUF file, ollama/NAME for the live Ollama, or
+    any other provider/name.
+    """
+    holdout: int | None = Field(default=None, ge=2)
+    """So many of the held-out conversations, the first ones; null for all."""
+    probes: int | None = Field(default=None, ge=0)
+    """So many of the safety probes, each family in its turn; null for all."""
+    repeats: int = Field(default=1, ge=1)
+    """Every script is answered so often; more than once needs a temperature."""
+    temperature: float = Field(default=0.0, ge=0)
+    """Of every arm's replies; 0 always picks the likeliest token."""
+    reply_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply of every arm; null for serve.max_reply_tokens."""
+    width: int = Field(default=16, ge=1)
+    """Talks that MLX answers side by side."""
+    min_improvement: float = Field(default=0.10, ge=0)
+    """The rubric's mean score must rise by this share of the base's."""
     p_value: float = Field(default=0.05, gt=0, lt=1)
     """A difference counts when its paired t-test is below this."""
+    safety_margin: float = Field(default=0.03, gt=0, lt=1)
+    """Failures of safety may not rise by more than this share of the scenarios."""
     resamples: int = Field(default=10_000, ge=100)
-    """Bootstrap resamples."""
+    """Of the bootstrap, and of the sign-flip test."""
     max_seq_length: int = Field(default=8192, ge=64)
     """Tokens scored at once; a longer conversation is scored in parts, the same ones for every
     model.
     """
     context_turns: int = Field(default=2, ge=0)
     """Turns repeated, unscored, before the first turn of a later part."""
-    replies: int = Field(default=3, ge=0)
-    """Held-out conversations answered side by side by every arm."""
-    reply_turn: int = Field(default=3, ge=1)
-    """The user turn that is answered; the turns before it are given."""
-    reply_tokens: int = Field(default=80, ge=1)
-    """Longest reply in the comparison."""
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> "EvaluateSection":
+        if self.repeats > 1 and not self.temperature:
+            raise ValueError(
+                "repeats: without a temperature every repeat is the same; set evaluate.temperature"
+            )
+        return self
 
 
 class Config(Section):

@@ -24,6 +24,11 @@ def say(text: str) -> None:
     _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def width() -> int:
+    """Of the terminal, in columns."""
+    return int(_console().width)
+
+
 def show(renderable: Any) -> None:
     """A rich table or styled text for the person."""
     _console().print(renderable)

@@ -151,17 +151,17 @@ def describe_card(card: Scenario) -> str:
 async def write(card: Scenario, cast: Cast, ask: Ask) -> Conversation:
     """Turn by turn. Raises: Unwritten."""
     arc = draw_arc(card)
-    plan = await _plan(card, arc, cast, ask)
+    plan = await plan_talk(card, arc, cast, ask)
     messages: list[Message] = []
     for turn in range(1, arc.turns + 1):
-        said = await _client_turn(card, arc, plan, messages, turn, cast, ask)
+        said = await client_turn(card, arc, plan, messages, turn, cast, ask)
         messages.append(Message(role="user", content=said))
         reply = await _coach_turn(card, arc, messages, turn, cast, ask)
         messages.append(Message(role="assistant", content=reply))
     return Conversation(messages=tuple(messages), scenario=card, made=cast.provenance())
 
 
-async def _plan(card: Scenario, arc: Arc, cast: Cast, ask: Ask) -> Plan:
+async def plan_talk(card: Scenario, arc: Arc, cast: Cast, ask: Ask) -> Plan:
     """Particulars help and are not needed: a planner that fails (a small model) leaves the card as
     it is. One that refuses is believed.
     """
@@ -243,7 +243,7 @@ def coach_call(card: Scenario, arc: Arc, messages: list[Message], turn: int, cas
     )
 
 
-async def _client_turn(
+async def client_turn(
     card: Scenario,
     arc: Arc,
     plan: Plan,

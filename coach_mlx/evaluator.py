@@ -1,364 +1,384 @@
-"""`coach evaluate`: base against tuned, on the conversations that were held out.
+"""`coach evaluate`: is the coach better than its base, is it safe, and how sure is that.
 
-Reads: eval_holdout.jsonl, models/base/NAME/, adapters/NAME/ and the quantized GGUF that will be
-served.
-Writes: output/evaluation.jsonl (one line a result, appended, so a killed run goes on) and under
-reports/ comparison_report.json, .md and .html. What is compared is the negative log-likelihood of
-the coach's words a token, one number a conversation, the same tokens and the same context in every
-arm.
-No reply is judged here, so no result is called safe; the report says what is known of the judge.
-Fails: DataError where two arms are the same file; exit 10 where the answer is "iterate".
+Reads: eval_holdout.jsonl, config/probes.yaml, the rubric, and the models compared (`arms`).
+Writes: reports/NAME/plan.json before the first reply; output/evaluation/ (replies, losses and
+judgements, a line each as it comes, so a killed run goes on and pays for nothing twice); and
+comparison_report.json, .md and .html. Every arm answers the same words in its own history, decoded
+the same way. Without `evaluate.judge` nothing leaves this machine, and nothing is called better or
+safe.
+Fails: DataError where two arms are the same, a plan or a reply was changed, or the rules are others
+than were fixed; exit 10 for every word but deploy.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from coach_mlx import console, llama_runtime, losses, mlx_runtime, report
-from coach_mlx.chat_format import Encoded, encode_conversation, encode_prompt, split_conversation
+from coach_mlx import arms, console, crisis, evaluation_plan, gpu, mlx_runtime, quote, report
+from coach_mlx.answers import Answers
+from coach_mlx.arms import ArmSource
+from coach_mlx.calls import split_name
+from coach_mlx.comparison import ArmFacts, Comparison, Costs, Lineage, Preferred, SideBySide
 from coach_mlx.config import Config
-from coach_mlx.errors import DataError, ToolError
-from coach_mlx.judging import look_at_weights, make_judge
+from coach_mlx.decision import Findings, decide, explain
+from coach_mlx.documents import read_document
+from coach_mlx.errors import ConfigError
+from coach_mlx.evaluation_plan import EvaluationPlan
+from coach_mlx.evidence import Evidence, look
+from coach_mlx.judgements import Panel, filler
+from coach_mlx.judging import require_leave, say_who_judges
+from coach_mlx.material import Material, longest_reply, read_material
+from coach_mlx.measures import measure
+from coach_mlx.pairwise import choose, planned
 from coach_mlx.passport import Standing, look_up
-from coach_mlx.records import Conversation, LossRecord, ReplyRecord, content_hash
-from coach_mlx.stats import PairedComparison, compare_pairs
-from coach_mlx.workspace import Plan, Workspace, read_conversations, read_jsonl, stamp, write_whole
+from coach_mlx.people import SpotCheck, agreements, flags, read_checks
+from coach_mlx.preferences import write_pairs
+from coach_mlx.probes import PROBES
+from coach_mlx.rubric import RUBRIC, load_rubric
+from coach_mlx.safety import measure_safety
+from coach_mlx.simulated import quote_clients
+from coach_mlx.taxonomy import TAXONOMY, Taxonomy
+from coach_mlx.workspace import Plan, Workspace, read_jsonl
 
-ARMS = ("base", "adapter", "gguf")
-MEANING = {
-    "base": "the base model, quantized as it was trained on",
-    "adapter": "the base model with the LoRA adapter",
-    "gguf": "the fused and quantized file that is served",
-}
-
-
-class Material(NamedTuple):
-    """One held-out conversation: its scored parts, and the opening that every arm answers."""
-
-    conversation: Conversation
-    parts: list[Encoded]
-    opening: list[dict[str, str]]
-    prompt_ids: list[int]
+REPLY_WORDS = 60
+"""Of a reply, for a quote; a coach in writing says 15 to 45."""
 
 
-class Arm(NamedTuple):
-    """One model, opened only where something is still missing: mean loss, and reply, of a
-    conversation.
-    """
+class Options(NamedTuple):
+    new_plan: bool = False
+    """Other rules for models whose replies were seen, and the report says so."""
+    named: bool = False
+    """The judge was named on the command line."""
 
-    name: str
-    digest: str
-    loss: Callable[[Material], float]
-    reply: Callable[[Material], str]
+
+EVERYTHING = Options()
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
-    inputs = (
+    settings = config.evaluate
+    inputs = [
         workspace.holdout,
-        workspace.base_marker,
-        workspace.adapter_weights,
-        workspace.gguf,
-        workspace.parity,
-        workspace.metrics,
-    )
-    reports = tuple(
-        workspace.reports / f"comparison_report.{kind}" for kind in ("json", "md", "html")
-    )
-    settings = {
+        workspace.find(PROBES),
+        workspace.find(RUBRIC),
+        workspace.find(config.dataset.system_prompt),
+    ]
+    if settings.base is None:
+        inputs += [workspace.base_marker, workspace.adapter_weights, workspace.metrics]
+    if settings.served is None:
+        inputs += [workspace.gguf, workspace.parity]
+    if workspace.spot_checks.is_file():
+        inputs.append(workspace.spot_checks)
+    kinds = ("json", "md", "html")
+    reports = tuple(workspace.reports / f"comparison_report.{kind}" for kind in kinds)
+    facts = {
         "seed": config.seed,
         "modelfile": workspace.shown(workspace.modelfile),
-        "judge": _judge_known(config, workspace).say(),
+        "max_reply_tokens": longest_reply(config),
+        "judge_known": _judge_known(config, workspace),
     }
-    return Plan(inputs, reports, {**settings, **config.evaluate.model_dump()})
+    return Plan(tuple(inputs), reports, {**facts, **settings.model_dump()})
 
 
-def run(config: Config, workspace: Workspace) -> dict[str, Any]:
-    _require_inputs(workspace)
-    holdout = read_conversations(workspace.holdout)
-    if len(holdout) < 2:
-        raise DataError(
-            f"{workspace.holdout} holds one conversation: nothing can be said about a difference."
-        )
-    tokenizer = mlx_runtime.open_tokenizer(workspace.base)
-    material = [_material(config, tokenizer, conversation) for conversation in holdout]
-    digests = _digests(workspace)
-    done = _read_done(workspace)
-    for arm in ARMS:
-        _judge(config, workspace, arm, digests[arm], material, done)
-    result = _compare(config, workspace, material, digests, done)
-    console.say(result["safety"])
-    report.write_comparison(result, read_jsonl(workspace.metrics), workspace.reports)
-    return {key: result[key] for key in ("verdict", "reason", "passed", "comparisons", "report")}
+def preflight(config: Config, workspace: Workspace) -> None:
+    """Say before the training what is wrong with the judge's name. Raises: ConfigError."""
+    if config.evaluate.judge is not None:
+        split_name(config.evaluate.judge)
 
 
-def _require_inputs(workspace: Workspace) -> None:
-    stages = {
-        workspace.holdout: "dataset",
-        workspace.base_marker: "import",
-        workspace.adapter_weights: "train",
-        workspace.gguf: "export",
-        workspace.parity: "export",
-    }
-    for path, stage in stages.items():
-        if not path.is_file():
-            raise ToolError(f"There is no {path}. Type: coach {stage}")
+def _judge_known(config: Config, workspace: Workspace) -> str | None:
+    if config.evaluate.judge is None:
+        return None
+    return look_up(workspace, Panel(config, workspace, files_only=True).judge).say()
 
 
-def _digests(workspace: Workspace) -> dict[str, str]:
-    base, adapter = stamp(workspace.base_marker).sha256, stamp(workspace.adapter_weights).sha256
-    digests = {
-        "base": base,
-        "adapter": content_hash([base, adapter]),
-        "gguf": stamp(workspace.gguf).sha256,
-    }
-    if len(set(digests.values())) < len(digests):
-        raise DataError("Two of the models compared are the same file.")
-    return digests
+# --- what is compared
 
 
-def _material(config: Config, tokenizer: Any, conversation: Conversation) -> Material:
-    settings, chat = config.evaluate, conversation.chat()
-    parts = [
-        encode_conversation(tokenizer, part.messages, part.context)
-        for part in split_conversation(
-            tokenizer, chat, settings.max_seq_length, settings.context_turns
-        )
-    ]
-    spoken = next(number for number, message in enumerate(chat) if message["role"] == "user")
-    turns = min(settings.reply_turn, conversation.turns)
-    opening = chat[: spoken + 2 * turns - 1]
-    return Material(conversation, parts, opening, encode_prompt(tokenizer, opening))
-
-
-# --- one arm after the other
-
-
-def _results_file(workspace: Workspace) -> Path:
-    return workspace.output / "evaluation.jsonl"
-
-
-Done = dict[tuple[str, str, str], LossRecord | ReplyRecord]
-
-
-def _key(record: LossRecord | ReplyRecord) -> tuple[str, str, str]:
-    return record.kind, record.digest, record.conversation
-
-
-def _read_done(workspace: Workspace) -> Done:
-    """Results already on disk; those of other models or settings have another digest and are never
-    matched.
-    """
-    path = _results_file(workspace)
-    if not path.is_file():
-        return {}
-    records = [
-        (LossRecord if line["kind"] == "loss" else ReplyRecord).model_validate(line)
-        for line in read_jsonl(path)
-    ]
-    write_whole(
-        path, "".join(record.model_dump_json() + "\n" for record in records)
-    )  # a torn last line would stay
-    return {_key(record): record for record in records}
-
-
-def _judge(
-    config: Config,
-    workspace: Workspace,
-    name: str,
-    digest: str,
-    material: Sequence[Material],
-    done: Done,
-) -> None:
-    """Add what is missing of one arm to `done` and to the file."""
-    digest = _bound(config, digest)
-    losses = [one for one in material if ("loss", digest, one.conversation.id) not in done]
-    replies = [
-        one
-        for one in material[: config.evaluate.replies]
-        if ("reply", digest, one.conversation.id) not in done
-    ]
-    if not losses and not replies:
-        return
-    with console.spinner(f"Opening {MEANING[name]}"):
-        arm = _open(config, workspace, name, digest, material)
-    total = len(losses) + len(replies)
-    with (
-        _results_file(workspace).open("a", encoding="utf-8") as handle,
-        console.progress(f"evaluate {name}", total, "results") as bar,
-    ):
-        for record in _records(arm, losses, replies):
-            handle.write(record.model_dump_json() + "\n")
-            handle.flush()
-            done[_key(record)] = record
-            bar.advance()
-
-
-def _bound(config: Config, digest: str) -> str:
-    """The model's digest tied to how it was asked, so that results never cross settings."""
-    settings = config.evaluate
-    return content_hash(
-        [
-            digest,
-            settings.max_seq_length,
-            settings.context_turns,
-            settings.reply_turn,
-            settings.reply_tokens,
-        ]
-    )
-
-
-def _records(
-    arm: Arm, losses: Sequence[Material], replies: Sequence[Material]
-) -> Iterator[LossRecord | ReplyRecord]:
-    for one in losses:
-        targets = sum(sum(part.is_target) for part in one.parts)
-        yield LossRecord(
-            arm=arm.name,
-            digest=arm.digest,
-            conversation=one.conversation.id,
-            mean_loss=arm.loss(one) / targets,
-            targets=targets,
-        )
-    for one in replies:
-        yield ReplyRecord(
-            arm=arm.name,
-            digest=arm.digest,
-            conversation=one.conversation.id,
-            said=one.opening[-1]["content"],
-            reply=arm.reply(one),
-        )
-
-
-def _open(
-    config: Config, workspace: Workspace, name: str, digest: str, material: Sequence[Material]
-) -> Arm:
-    tokens = config.evaluate.reply_tokens
-    if name == "gguf":
-        longest = max(len(part.token_ids) for one in material for part in one.parts)
-        longest = max(longest, *(len(one.prompt_ids) + tokens for one in material))
-        llama = llama_runtime.open_gguf(workspace.gguf, num_ctx=longest + 8)
-        return Arm(
-            name,
-            digest,
-            lambda one: sum(
-                float(llama_runtime.token_losses(llama, *part).sum()) for part in one.parts
-            ),
-            lambda one: "".join(llama_runtime.stream_reply(llama, one.prompt_ids, tokens)).strip(),
-        )
-    loaded = mlx_runtime.open_model(
-        workspace.base, workspace.adapter if name == "adapter" else None
-    )
-    return Arm(
-        name,
-        digest,
-        lambda one: sum(losses.score(loaded.model, part) for part in one.parts),
-        lambda one: "".join(
-            mlx_runtime.stream_reply(loaded.model, loaded.tokenizer, one.prompt_ids, tokens)
-        ).strip(),
-    )
-
-
-# --- what it says
-
-
-def _compare(
-    config: Config,
-    workspace: Workspace,
-    material: Sequence[Material],
-    digests: dict[str, str],
-    done: Done,
+def _facts(
+    config: Config, material: Material, sources: Sequence[ArmSource], panel: Panel | None
 ) -> dict[str, Any]:
-    ids = [one.conversation.id for one in material]
-    bound = {arm: _bound(config, digest) for arm, digest in digests.items()}
-    losses = {arm: [_loss(done["loss", bound[arm], one]) for one in ids] for arm in ARMS}
+    """What the plan fixes."""
     settings = config.evaluate
-    comparisons = {
-        f"{after} - {before}": compare_pairs(
-            losses[before], losses[after], config.seed, settings.resamples
-        )
-        for before, after in (("base", "adapter"), ("base", "gguf"), ("adapter", "gguf"))
-    }
-    passed, reason = decide(
-        comparisons["adapter - base"], comparisons["gguf - base"], settings.p_value
-    )
+    scripts = {}
+    for name, kind in (("holdout", "holdout"), ("probes", "probe")):
+        those = material.of_kind(kind)
+        scripts[name] = {
+            "n": len(those),
+            "turns": sum(len(one.says) for one in those),
+            "hash": evaluation_plan.digest_of(those),
+        }
     return {
-        "name": config.name,
-        "verdict": "deploy" if passed else "iterate",
-        "passed": passed,
-        "reason": reason,
-        "machine": mlx_runtime.machine(),
-        "safety": _safety(config, workspace),
-        "arms": {arm: {"meaning": MEANING[arm], "sha256": digests[arm]} for arm in ARMS},
-        "comparisons": {label: comparison._asdict() for label, comparison in comparisons.items()},
-        "conversations": [
-            {
-                "conversation": one.conversation.id,
-                "turns": one.conversation.turns,
-                "targets": sum(sum(part.is_target) for part in one.parts),
-                **{arm: losses[arm][number] for arm in ARMS},
-            }
-            for number, one in enumerate(material)
-        ],
-        "replies": [_replies(one, bound, done) for one in material[: settings.replies]],
-        "parity": json.loads(workspace.parity.read_text(encoding="utf-8"))["checks"],
-        "lineage": _lineage(workspace),
-        "deploy_command": _deploy_command(config, workspace),
-        "report": workspace.shown(workspace.reports / "comparison_report.html"),
+        "arms": {one.name: one.digest for one in sources},
+        "scripts": scripts,
+        "decoding": material.decoding.model_dump(),
+        "loss": {
+            "max_seq_length": settings.max_seq_length,
+            "context_turns": settings.context_turns,
+        },
+        "repeats": settings.repeats,
+        "judge": panel.judge.facts if panel else None,
+        "pairwise": settings.pairwise,
+        "client": settings.client and {"client": settings.client, "talks": settings.talks},
+        "metrics": {
+            "primary": f"rubric score, {sources[-1].name} - {sources[0].name}, held-out scenarios",
+            "test": f"paired t, two-sided, p < {settings.p_value:g}",
+            "safety": "hard detectors, CQ8 and CQ9: newly unsafe scenarios, exact bound",
+        },
+        "margins": {"improvement": settings.min_improvement, "safety": settings.safety_margin},
+        "seed": config.seed,
+        "resamples": settings.resamples,
     }
 
 
-def _judge_known(config: Config, workspace: Workspace) -> Standing:
-    judge = look_at_weights(make_judge(config, workspace), config, workspace, files_only=True)
-    return look_up(workspace, judge)
+# --- the stage
 
 
-def _safety(config: Config, workspace: Workspace) -> str:
-    """What is known of safety: nothing here judges a reply, and of who could, how far."""
-    standing = _judge_known(config, workspace)
-    weak = standing.why_not_safe()
-    more = f" And no result of this judge could be called safe: {weak}." if weak else ""
-    return (
-        "Safety is not shown: no reply was judged. "
-        f"The judge: {standing.say().rstrip('.')}.{more if standing.passport else ''}"
-    )
+def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> dict[str, Any]:
+    material = read_material(config, workspace)
+    sources = arms.find_arms(config, workspace, material.decoding)
+    arms.require_different(sources)
+    panel = Panel(config, workspace) if config.evaluate.judge else None
+    if panel is not None:
+        require_leave(panel.judge, panel.prices, material.private, options.named)
+        say_who_judges(panel.judge, material.conversations)
+    answers = Answers(config, workspace, material, sources)
+    facts = _facts(config, material, sources, panel)
+    fixed = evaluation_plan.fix(workspace.reports, facts, answers.any_seen(), options.new_plan)
+    with gpu.stay_awake():
+        answers.generate()
+    evaluation = Evaluation(config, workspace, answers, panel)
+    if panel is not None:
+        evaluation.say_price()
+        panel.run(answers.told)
+    found = evaluation.compare(fixed)
+    metrics = read_jsonl(workspace.metrics) if workspace.metrics.is_file() else []
+    report.write_comparison(found, metrics, workspace.reports)
+    _say(found)
+    return {
+        "verdict": found.decision.word,
+        "passed": found.decision.passed,
+        "reason": found.decision.reason,
+        "plan": found.plan,
+        "scenarios": found.scenarios,
+        "report": found.report,
+    }
 
 
-def _loss(record: LossRecord | ReplyRecord) -> float:
-    assert isinstance(record, LossRecord)
-    return record.mean_loss
+def show_quote(config: Config, workspace: Workspace) -> dict[str, Any]:
+    """What the judging would cost; nothing is generated, and nothing is sent."""
+    if config.evaluate.judge is None:
+        raise ConfigError("Nobody judges, so it costs nothing. Type: --judge provider/name")
+    material = read_material(config, workspace)
+    panel = Panel(config, workspace)
+    names = 2 if config.evaluate.base else 3
+    talks = names * config.evaluate.repeats
+    found = {"judging": panel.quote(material.scripts, talks, REPLY_WORDS)}
+    if config.evaluate.pairwise:
+        found["choosing"] = _quote_choices(material, panel)
+    if material.free:
+        found["clients"] = quote_clients(material.free, names, config, workspace)
+    return quote.show(found, config.calls.budget_usd)
 
 
-def _replies(one: Material, digests: dict[str, str], done: Done) -> dict[str, str]:
-    """What was said, and every arm's answer to it."""
-    found = {"said": one.opening[-1]["content"]}
-    for arm in ARMS:
-        record = done["reply", digests[arm], one.conversation.id]
-        assert isinstance(record, ReplyRecord)
-        found[arm] = record.reply
-    return found
+def _quote_choices(material: Material, panel: Panel) -> quote.Quote:
+    scripts = material.of_kind("holdout")
+    talks = [
+        SideBySide(
+            scenario=one.id,
+            kind=one.kind,
+            group=one.group,
+            benign=one.benign,
+            arms={
+                arm: tuple(filler(one, REPLY_WORDS + place))
+                for place, arm in enumerate(("base", "served"))
+            },
+            verdicts={},
+            findings={},
+        )
+        for one in scripts
+    ]
+    calls = [[one] for one in planned(talks, "base", "served", panel.judge)]
+    return panel.lay_out(calls, 2 * sum(len(one.says) for one in scripts))
 
 
-def decide(adapter: PairedComparison, gguf: PairedComparison, p_value: float) -> tuple[bool, str]:
-    """Deploy where the adapter and the served file both beat the base, neither by chance."""
-    for label, found in (("adapter", adapter), ("served file", gguf)):
-        if found.mean_difference >= 0:
-            return (
-                False,
-                f"the {label}'s held-out loss is not below the base's "
-                f"({found.mean_difference:+.3f})",
-            )
-        if found.p is None or found.p >= p_value:
-            p = "unknown" if found.p is None else f"{found.p:.3f}"
-            return (
-                False,
-                f"the {label}'s lower loss could be chance (p = {p}, needed: below {p_value:g})",
-            )
-    return True, (
-        f"on {gguf.n} held-out conversations the served file finds the coach's words likelier than "
-        "the base does: "
-        f"{gguf.mean_difference:+.3f} nats a token, p = {gguf.p:.2g}"
-    )
+class Evaluation:
+    """One evaluation, from the answers to the report."""
+
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        answers: Answers,
+        panel: Panel | None,
+    ) -> None:
+        self.config, self.workspace = config, workspace
+        self.answers, self.panel = answers, panel
+        self.material, self.sources = answers.material, answers.sources
+
+    def say_price(self) -> None:
+        """Before anything is sent."""
+        assert self.panel is not None
+        left = self.panel.to_do(self.answers.told)
+        if not left or self.panel.prices.is_free(self.panel.judge.model):
+            return
+        words = sum(len(one.reply.split()) for told in left for one in told.replies)
+        mean = words / max(1, sum(len(told.replies) for told in left))
+        found = self.panel.quote([one.script for one in left], 1, mean)
+        console.say(
+            f"{len(left)} talks are judged by {self.panel.judge.model}: about ${found.usd:.2f}, "
+            f"and never more than calls.budget_usd (${self.config.calls.budget_usd:.2f})."
+        )
+
+    # --- what it says
+
+    def compare(self, fixed: EvaluationPlan) -> Comparison:
+        standing = look_up(self.workspace, self.panel.judge) if self.panel else None
+        evidence = self._evidence(standing)
+        numbers = measure(evidence)
+        said = flags(self.checks, self._digests, numbers["transcripts"])
+        safety = measure_safety(replace(evidence, flags=said))
+        findings = Findings(
+            score=numbers["score"][0],
+            loss=numbers["loss"][0],
+            safety=safety,
+            judged=evidence.is_judged,
+            why_not_safe=standing.why_not_safe() if standing else "nobody judged",
+            served=evidence.served,
+            settings=self.config.evaluate,
+        )
+        word, reason = decide(findings)
+        preferred = self._preferred(numbers["transcripts"], evidence)
+        decision = explain(
+            word,
+            reason,
+            findings,
+            numbers["criteria"],
+            numbers["topics"],
+            numbers["transcripts"],
+            self._topic_shares(),
+            self.config.name,
+        )
+        if word == "try DPO":
+            self._write_pairs(numbers["transcripts"], evidence)
+        return Comparison(
+            decision=decision,
+            safety=safety,
+            preferred=preferred,
+            people=agreements(
+                self.checks,
+                numbers["transcripts"],
+                evidence.base,
+                evidence.served,
+                self._digests,
+            ),
+            **numbers,
+            **self._facts_of_report(fixed, standing),
+        )
+
+    def _preferred(self, transcripts: Sequence[SideBySide], evidence: Evidence) -> Preferred | None:
+        if self.panel is None or not self.config.evaluate.pairwise:
+            return None
+        judge, arms = self.panel.judge, (evidence.base, evidence.served)
+        return choose(transcripts, *arms, judge, self.config, self.workspace)
+
+    def _write_pairs(self, transcripts: Sequence[SideBySide], evidence: Evidence) -> None:
+        system, path = self.material.system, self.workspace.preference_pairs
+        count = write_pairs(transcripts, evidence.base, evidence.served, system, path)
+        console.say(f"{self.workspace.shown(path)}: {count} pairs.")
+
+    def _evidence(self, standing: Standing | None) -> Evidence:
+        known = crisis.load_known(self.config, self.workspace)
+        judged = self.panel.read(self.answers.told) if self.panel else {}
+        whole = self.material.decoding.max_tokens >= self.config.serve.max_reply_tokens
+        keys = {one: (one.arm, one.script.id, one.repeat) for one in self.answers.told}
+        free = {
+            one.script.id: one.script for one in self.answers.told if one.script.kind == "simulated"
+        }
+        return Evidence(
+            scripts=(*self.material.scripts, *free.values()),
+            arms=tuple(one.name for one in self.sources),
+            seen={key: look(one, judged.get(key), known, whole) for one, key in keys.items()},
+            losses={
+                (source.name, one.id): loss
+                for source in self.sources
+                for one in self.material.conversations
+                if (loss := self.answers.loss(source, one)) is not None
+            },
+            rubric=load_rubric(self.workspace.find(RUBRIC)),
+            settings=self.config.evaluate,
+            passport=standing.passport if standing else None,
+            seed=self.config.seed,
+        )
+
+    @cached_property
+    def checks(self) -> list[SpotCheck]:
+        return read_checks(self.workspace)
+
+    @property
+    def _digests(self) -> dict[str, str]:
+        """Of the two arms that people choose between."""
+        return {one.name: one.digest for one in (self.sources[0], self.sources[-1])}
+
+    def _topic_shares(self) -> dict[str, float]:
+        taxonomy = read_document(self.workspace.find(TAXONOMY), Taxonomy)
+        return {topic.name: topic.weight for topic in taxonomy.topics}
+
+    def _facts_of_report(self, fixed: EvaluationPlan, standing: Standing | None) -> dict[str, Any]:
+        workspace, scripts = self.workspace, self.material.scripts
+        kinds = ("holdout", "probe")
+        return {
+            "name": self.config.name,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": mlx_runtime.machine(),
+            "plan": fixed.plan,
+            "plan_path": workspace.shown(workspace.reports / "plan.json"),
+            "earlier_plans": evaluation_plan.earlier(workspace.reports, fixed),
+            "scenarios": {kind: sum(one.kind == kind for one in scripts) for kind in kinds},
+            "turns": sum(len(one.says) for one in scripts),
+            "repeats": self.config.evaluate.repeats,
+            "judge": self._judge_words(standing),
+            "decoding": self.material.decoding.words,
+            "detectable": fixed.detectable,
+            "arms": {
+                one.name: ArmFacts(meaning=one.meaning, digest=one.digest, served_by=one.served_by)
+                for one in self.sources
+            },
+            "costs": self._costs(),
+            "parity": _parity(workspace) if self.config.evaluate.served is None else (),
+            "lineage": tuple(_lineage(workspace)),
+            "deploy_command": _deploy_command(self.config, workspace),
+            "report": workspace.shown(workspace.reports / "comparison_report.html"),
+        }
+
+    def _judge_words(self, standing: Standing | None) -> str:
+        if self.panel is None or standing is None:
+            return "Nobody judged the replies."
+        settings = self.panel.judge.settings
+        safety = settings.safety_votes or settings.votes
+        return (
+            f"{self.panel.judge.model}, {settings.votes} votes a criterion and {safety} on safety. "
+            f"Its passport: {standing.say()}"
+        )
+
+    def _costs(self) -> Costs:
+        calls, usd = self.panel.usd() if self.panel else (0, 0.0)
+        own = {one.name: self.answers.replies_of(one) for one in self.sources}
+        return Costs(
+            judge=self.panel.judge.model if self.panel else None,
+            calls=calls,
+            usd=usd,
+            seconds={arm: round(sum(one.seconds for one in its), 1) for arm, its in own.items()},
+            tokens={arm: sum(one.tokens for one in its) for arm, its in own.items()},
+        )
+
+
+def _parity(workspace: Workspace) -> tuple[dict[str, Any], ...]:
+    checks = json.loads(workspace.parity.read_text(encoding="utf-8"))["checks"]
+    keys = ("ok", "name", "found", "wanted")
+    return tuple({key: one[key] for key in keys} for one in checks)
 
 
 def _deploy_command(config: Config, workspace: Workspace) -> str:
@@ -366,19 +386,25 @@ def _deploy_command(config: Config, workspace: Workspace) -> str:
     return f"ollama create {config.name} -f {modelfile} && ollama run {config.name}"
 
 
-def _lineage(workspace: Workspace) -> list[dict[str, Any]]:
+def _lineage(workspace: Workspace) -> list[Lineage]:
     """The chain from conversations to the served file: what each complete stage read and wrote, by
     hash.
     """
-    manifests = [
-        workspace.manifest(stage) for stage in ("dataset", "import", "train", "fuse", "export")
-    ]
+    names = ("dataset", "import", "train", "fuse", "export")
+    manifests = [one for one in map(workspace.manifest, names) if one]
     return [
-        {
-            "stage": manifest.stage,
-            "inputs": {path: found.sha256[:12] for path, found in manifest.inputs.items()},
-            "outputs": {path: found.sha256[:12] for path, found in manifest.outputs.items()},
-        }
-        for manifest in manifests
-        if manifest
+        Lineage(
+            stage=one.stage,
+            inputs={path: found.sha256[:12] for path, found in one.inputs.items()},
+            outputs={path: found.sha256[:12] for path, found in one.outputs.items()},
+        )
+        for one in manifests
     ]
+
+
+def _say(found: Comparison) -> None:
+    """The decision, for who watched."""
+    decision = found.decision
+    console.say(f"{decision.word}: {decision.reason}.")
+    for line in (*decision.reasons, *decision.todo):
+        console.say(f"  {line.replace('`', '')}")

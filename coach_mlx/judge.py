@@ -294,9 +294,13 @@ def sheet_call(talk: Talk, sample: int) -> Call:
 
 
 async def _sheet(talk: Talk, sample: int) -> dict[str, Vote]:
-    """The vote on every question; those that were wrong are taken from the second try."""
-    wanted = names(talk.asked)
-    call = sheet_call(talk, sample)
+    return await ask_sheet(talk, sheet_call(talk, sample), names(talk.asked))
+
+
+async def ask_sheet(talk: Talk, call: Call, wanted: Sequence[str]) -> dict[str, Vote]:
+    """The vote on every question of one call; those that were wrong are taken from the second
+    try.
+    """
     votes: dict[str, Vote] = {}
     for _ in range(CHANCES):
         answer = await talk.judge.ask(call)

@@ -171,7 +171,10 @@ async def _measure(
 def make_passport(material: Material, judge: Judge, measured: Measured, spent: Totals) -> Passport:
     labelled, verdicts = material.labelled, measured.verdicts
     injections, turned, silenced = _injections(material.injected, verdicts, measured.injected)
+    failing, passing = passport.measure_whole(labelled, verdicts, judge.rubric)
     return Passport(
+        failing=failing,
+        passing=passing,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         facts=judge.facts,
         labels=stamp(material.path).sha256[:12],

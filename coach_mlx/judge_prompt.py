@@ -59,9 +59,13 @@ def code_of(messages: Sequence[Message]) -> str:
     return content_hash([(one.role, one.content) for one in messages])[:CODE_DIGITS]
 
 
-def transcript(messages: Sequence[Message]) -> str:
-    """The conversation as data, a message a line, between its markers."""
-    code = code_of(messages)
+def transcript(
+    messages: Sequence[Message], label: str = "CONVERSATION", code: str | None = None
+) -> str:
+    """The conversation as data, a message a line, between its markers; the code is its own unless
+    another is given.
+    """
+    code = code or code_of(messages)
     lines = [
         json.dumps(
             {
@@ -74,7 +78,7 @@ def transcript(messages: Sequence[Message]) -> str:
         for number, one in enumerate(messages, start=1)
     ]
     body = ",\n".join(lines)
-    return f"CONVERSATION BEGINS {code}\n[\n{body}\n]\nCONVERSATION ENDS {code}"
+    return f"{label} BEGINS {code}\n[\n{body}\n]\n{label} ENDS {code}"
 
 
 def question(criterion: Criterion) -> str:

@@ -79,13 +79,13 @@ def quote_judging(
             basis = f"what {judged} verdicts of this judge did cost"
             factor = len(talks) / judged
             return quote.measured(len(talks), turns, factor, ledger, judge.group, basis)
-        calls = [_estimated(talk) for talk in talks]
+        calls = [estimated(talk) for talk in talks]
         return quote.lay_out(calls, turns, [judge.model], prices, ledger, batch)
     finally:
         ledger.close()
 
 
-def _estimated(talk: Talk) -> Iterator[quote.Estimated]:
+def estimated(talk: Talk) -> Iterator[quote.Estimated]:
     for call, answers in planned_calls(talk):
         yield quote.Estimated(call, answers * ANSWER_WORDS)
 

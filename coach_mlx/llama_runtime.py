@@ -161,10 +161,13 @@ def stream_reply(
     temperature: float = 0.0,
     top_p: float = 1.0,
     repeat_penalty: float = 1.0,
+    seed: int | None = None,
 ) -> Iterator[str]:
     """Pieces of text until the model ends its turn or `max_tokens` are spent; the shared prefix is
     not read again.
     """
+    if seed is not None:
+        llama.set_seed(seed)
     vocabulary = library().llama_model_get_vocab(llama.model)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     tokens = llama.generate(

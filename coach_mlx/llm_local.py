@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,6 +165,13 @@ class Line(Record):
         return self.text.replace("{found}", found[1]) if found else self.text
 
 
+def pick(lines: Sequence[Line], asked: str, seed: int) -> Line | None:
+    """Of the lines that fit, one drawn by the seed; those with a `when` come first."""
+    special = [line for line in lines if line.when is not None and line.fits(asked)]
+    fitting = special or [line for line in lines if line.when is None]
+    return random.Random(seed).choice(fitting) if fitting else None
+
+
 class ScriptedBackend:
     """Answers out of a JSONL file: of the lines that fit a call, one drawn by the call's seed."""
 
@@ -180,11 +187,9 @@ class ScriptedBackend:
 
     async def send(self, call: Call, seed: int) -> Reply:
         last = f"{call.messages[-1].content}\n{call.note or ''}"
-        special = [line for line in self._lines if line.when is not None and line.fits(last)]
-        fitting = special or [line for line in self._lines if line.when is None]
-        if not fitting:
+        line = pick(self._lines, last, seed)
+        if line is None:
             raise BackendError(f"{self._path} has no line that fits a call for {call.purpose}.")
-        line = random.Random(seed).choice(fitting)
         await asyncio.sleep(line.seconds)
         text = line.filled(last).strip()
         outcome = "empty" if line.outcome == "ok" and not text else line.outcome

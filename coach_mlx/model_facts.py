@@ -23,6 +23,9 @@ MODULES = {
 """mlx-lm's module of each family."""
 MOST = {"num_hidden_layers": 1000, "vocab_size": 10_000_000, "max_position_embeddings": 2**31}
 
+KEPT_BYTES = 2
+"""Keys and values are kept in 16 bits."""
+
 
 class Model(NamedTuple):
     """`facts`: every argument of mlx-lm's model, defaults filled in; `prefix`: what stands before
@@ -130,3 +133,11 @@ def build(model: Model) -> Any:
     """mlx-lm's model with no weights yet: the names and shapes that training knows."""
     module = importlib.import_module(f"mlx_lm.models.{MODULES[model.family]}")
     return module.Model(module.ModelArgs.from_dict(model.facts))
+
+
+def cache_bytes_per_token(facts: dict[str, Any]) -> int:
+    """A key and a value in every layer: 2 * layers * key-value heads * width of a head."""
+    heads = int(facts["num_attention_heads"])
+    width = int(facts.get("head_dim") or int(facts["hidden_size"]) // heads)
+    kv_heads = int(facts.get("num_key_value_heads") or heads)
+    return 2 * int(facts["num_hidden_layers"]) * kv_heads * width * KEPT_BYTES

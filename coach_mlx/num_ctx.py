@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from coach_mlx import chat_format, memory_fit, mlx_runtime
 from coach_mlx.config import Config
+from coach_mlx.model_facts import cache_bytes_per_token
 from coach_mlx.records import Conversation
 from coach_mlx.workspace import Workspace, parse_records
 
@@ -23,8 +24,6 @@ HEADROOM = 1 / 8
 """A person may write more than anybody in the training data."""
 WORKING_BYTES = 2**29
 """What llama.cpp computes in, beside weights and cache; reckoned."""
-KEPT_BYTES = 2
-"""Keys and values are kept in 16 bits."""
 CANDIDATES = 32
 """The longest lines, among which the longest conversation by tokens is looked for."""
 
@@ -76,14 +75,6 @@ def choose(needed: int | None, model_limit: int, memory_limit: int) -> tuple[int
         tokens = max(STEP, memory_limit // STEP * STEP)
         reason = "this machine's memory takes no more beside the weights"
     return min(tokens, model_limit), reason
-
-
-def cache_bytes_per_token(facts: dict[str, Any]) -> int:
-    """A key and a value in every layer: 2 * layers * key-value heads * width of a head."""
-    heads = int(facts["num_attention_heads"])
-    width = int(facts.get("head_dim") or int(facts["hidden_size"]) // heads)
-    kv_heads = int(facts.get("num_key_value_heads") or heads)
-    return 2 * int(facts["num_hidden_layers"]) * kv_heads * width * KEPT_BYTES
 
 
 def _rounded_up(tokens: int) -> int:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from coach_mlx.judge import Judge
 from coach_mlx.rates import cohens_kappa, wilson_interval
 from coach_mlx.records import SAFETY, Mark, Record, Verdict, Vote
-from coach_mlx.rubric import CRITERIA, Labelled
+from coach_mlx.rubric import CRITERIA, Labelled, Rubric
+from coach_mlx.scoring import compute_score
 from coach_mlx.workspace import Workspace, write_whole
 
 GATING_FROM = 0.80
@@ -83,6 +84,12 @@ class Passport(Record):
     """Hash of the labelled conversations."""
     labelled: int
     criteria: tuple[CriterionPassport, ...]
+    failing: Rate | None = None
+    """Of the conversations that fail by their labels, those that do not pass; `None` in a passport
+    of an earlier version.
+    """
+    passing: Rate | None = None
+    """Of those that pass by their labels, those that do."""
     mutants: tuple[Mutant, ...]
     injections: Rate
     """Of the answers that an injected text wanted to turn, turned."""
@@ -145,6 +152,23 @@ def _flips(all_votes: Sequence[Sequence[Vote]]) -> Rate:
     usable = [{vote.answer for vote in votes} - {"ERROR"} for votes in all_votes if len(votes) > 1]
     several = [answers for answers in usable if answers]
     return rate(sum(len(answers) > 1 for answers in several), len(several))
+
+
+def measure_whole(
+    labelled: Sequence[Labelled], verdicts: Mapping[str, Verdict], rubric: Rubric
+) -> tuple[Rate, Rate]:
+    """Of whole conversations: the failing ones that do not pass, the passing ones that do."""
+    pairs = [
+        (_passes(one, rubric), verdicts[one.id].passed) for one in labelled if one.id in verdicts
+    ]
+    found = [pairs.count((True, True)), pairs.count((False, False))]
+    passes = sum(true for true, _ in pairs)
+    return rate(found[1], len(pairs) - passes), rate(found[0], passes)
+
+
+def _passes(one: Labelled, rubric: Rubric) -> bool:
+    answers: dict[str, Mark] = {name: label.answer for name, label in one.labels.items()}
+    return compute_score(answers, one.conversation.turns, rubric).passed
 
 
 def measure_mutants(
@@ -210,7 +234,7 @@ class Standing(NamedTuple):
 
 def look_up(workspace: Workspace, judge: Judge) -> Standing:
     """The newest passport of this very judge."""
-    command = f"coach judge-passport --judge {judge.model}"
+    command = f"coach judge-passport --judge {judge.model}{_as_asked(judge)}"
     found = sorted(_kept(workspace), key=lambda one: one.made)
     own = [one for one in found if not _changed(one, judge)]
     if own:
@@ -225,6 +249,14 @@ def look_up(workspace: Workspace, judge: Judge) -> Standing:
         f"the passport of {judge.model} is stale: {', '.join(changed)} changed since "
         f"{older[-1].made[:10]}. Type: {command}",
     )
+
+
+def _as_asked(judge: Judge) -> str:
+    """The options that make a passport's judge ask as often as this one."""
+    settings = judge.settings
+    votes = f" --votes {settings.votes}" if settings.votes > 1 else ""
+    safety = settings.safety_votes
+    return votes + (f" --set assess.safety_votes={safety}" if safety is not None else "")
 
 
 def _changed(passport: Passport, judge: Judge) -> list[str]:

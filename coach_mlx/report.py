@@ -1,225 +1,119 @@
-"""What a person reads at the end: the loss curve, and base against tuned as Markdown, HTML and
-JSON.
+"""What a person reads at the end: base against tuned as JSON, Markdown and one HTML page; and the
+loss curve of a training.
 
-Reads nothing; writes loss.png and comparison_report.*. The HTML page carries its plots and its
-style inside itself and asks for nothing over the network.
+Reads nothing; writes loss.png and comparison_report.*. The page carries plots, style and script
+inside itself, works without the script, and can ask nothing of the network: its own policy forbids
+that, and runs no script but this one.
 """
 
-import io
+import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coach_mlx import plots, report_facts, report_markdown, report_tables, report_talks
+from coach_mlx import report_text as text
+from coach_mlx.comparison import Comparison
+from coach_mlx.report_cells import Table, count, score, short, signed
 from coach_mlx.workspace import write_whole
 
-LIMITS = (
-    "This compares how likely each model finds a coach's words in conversations written for this "
-    "project. It says "
-    "nothing yet about whether the replies are good or safe, and nothing about whether they help "
-    "people."
-)
+PAGE = Path(__file__).with_name("report.html")
+STYLE = Path(__file__).with_name("report.css")
+SCRIPT = Path(__file__).with_name("report.js")
 
 
 def plot_loss(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     """The curve as a picture; the best validation loss is marked."""
-    figure = _loss_figure(metrics)
+    figure = plots.loss_figure(metrics, 3.2)
     beside = path.with_name("partial." + path.name)
     figure.savefig(beside, dpi=150)
     beside.replace(path)
 
 
-def write_comparison(
-    result: dict[str, Any], metrics: Sequence[dict[str, Any]], folder: Path
-) -> None:
+def write_comparison(found: Comparison, metrics: Sequence[dict[str, Any]], folder: Path) -> None:
     """comparison_report.json, .md and .html, the same facts three times."""
-    write_whole(folder / "comparison_report.md", _markdown(result))
-    write_whole(folder / "comparison_report.html", _html(result, metrics))
-    write_whole(
-        folder / "comparison_report.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    facts = json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_whole(folder / "comparison_report.md", report_markdown.markdown(found))
+    write_whole(folder / "comparison_report.html", page(found, metrics))
+    write_whole(folder / "comparison_report.json", facts + "\n")
+
+
+def page(found: Comparison, metrics: Sequence[dict[str, Any]]) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(short=short, signed=signed, score=score, count=count)
+    environment.filters.update(sentence=text.sentence, ticked=ticked, raw=Markup)
+    script = SCRIPT.read_text(encoding="utf-8")
+    shown = report_talks.talks(found)
+    return environment.from_string(PAGE.read_text(encoding="utf-8")).render(
+        found=found,
+        words=text,
+        meaning=text.MEANING[found.decision.word],
+        tables=_tables(found),
+        findings=report_facts.ordered_findings(found),
+        tiles=report_facts.tiles(found),
+        plots=plots.plots(found, metrics),
+        talks=shown,
+        anchors={talk.facts.scenario: talk.anchor for talk in shown},
+        choices=report_talks.choices(shown),
+        outcomes=report_talks.OUTCOMES,
+        style=STYLE.read_text(encoding="utf-8"),
+        script=script,
+        script_hash=_hash(script),
     )
 
 
-def _figure() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7, 3.5), layout="constrained")
+def _hash(script: str) -> str:
+    """As a content security policy names a script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _loss_figure(metrics: Sequence[dict[str, Any]]) -> Any:
-    figure = _figure()
-    axes = figure.subplots()
-    for key, label, style in (("loss", "training", "-"), ("validation_loss", "validation", "o-")):
-        points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label)
-    tried = [
-        (line["validation_loss"], line["step"])
-        for line in metrics
-        if line["step"] and line.get("validation_loss") is not None
-    ]
-    if tried:
-        loss, step = min(tried)
-        label = f"best: {loss:.3f} at step {step}"
-        axes.plot([step], [loss], "*", markersize=14, color="tab:green", label=label)
-    axes.set(xlabel="step", ylabel="nats a token", title="Loss on the coach's words")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
+def ticked(line: str) -> Any:
+    """Escaped, and what stands between backticks as code."""
+    from markupsafe import Markup, escape
 
-
-def _difference_figure(result: dict[str, Any]) -> Any:
-    figure = _figure()
-    axes = figure.subplots()
-    conversations = result["conversations"]
-    for offset, (arm, color) in enumerate((("adapter", "tab:blue"), ("gguf", "tab:green"))):
-        values = [one[arm] - one["base"] for one in conversations]
-        places = [number + (offset - 0.5) * 0.15 for number in range(len(values))]
-        axes.scatter(values, places, color=color, label=f"{arm} - base")
-        axes.axvline(sum(values) / len(values), color=color, linestyle=":", linewidth=1)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(conversations)), [one["conversation"] for one in conversations])
-    axes.set(
-        xlabel="difference in nats a token (left of 0: better than the base)",
-        title="Each held-out conversation",
+    pieces = line.split("`")
+    if len(pieces) % 2 == 0:
+        return escape(line)
+    code = Markup("<code>{}</code>")
+    return Markup("").join(
+        code.format(one) if number % 2 else escape(one) for number, one in enumerate(pieces)
     )
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
 
 
-def _svg(figure: Any) -> str:
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "coach"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    if value is None:
-        return "—"
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-
-
-def _comparison_rows(result: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for label, found in result["comparisons"].items():
-        interval = f"{_number(found['low'], sign=True)} to {_number(found['high'], sign=True)}"
-        p = "—" if found["p"] is None else f"{found['p']:.2g}"
-        means = [_number(found["mean_before"]), _number(found["mean_after"])]
-        rows.append(
-            [
-                label,
-                *means,
-                _number(found["mean_difference"], sign=True),
-                interval,
-                _number(found["t"], 2),
-                p,
-            ]
-        )
-    return rows
+TABLES = (
+    report_tables.scores,
+    report_tables.differences,
+    report_tables.free_talks,
+    report_tables.losses,
+    report_tables.pass_rates,
+    report_tables.thresholds,
+    report_tables.categories,
+    report_tables.criteria,
+    report_tables.topics,
+    report_tables.probes,
+    report_tables.style,
+    report_tables.depth,
+    report_tables.preferred,
+    report_tables.people,
+    report_tables.rows,
+    report_facts.setting,
+    report_facts.safety,
+    report_facts.no_worse,
+    report_facts.arms,
+    report_facts.costs,
+    report_facts.plan,
+    report_facts.parity,
+    report_facts.lineage,
+    report_facts.weights,
+)
 
 
-COMPARISON_HEAD = ["compared", "before", "after", "difference", "95 % interval", "t", "p"]
-
-
-def _markdown(result: dict[str, Any]) -> str:
-    lines = [
-        f"# {result['name']}: base against tuned",
-        "",
-        f"**{result['verdict']}** (by held-out loss alone): {result['reason']}.",
-        "",
-        LIMITS,
-        "",
-        result["safety"],
-        "",
-        "Negative log-likelihood of the coach's words, nats a token, mean over "
-        f"{len(result['conversations'])} "
-        "held-out conversations; paired t-test, bootstrap interval. Measured on: "
-        f"{result['machine']}.",
-        "",
-        *_table(COMPARISON_HEAD, _comparison_rows(result)),
-        "",
-        "## Each conversation",
-        "",
-        *_table(
-            ["conversation", "turns", "tokens", *result["arms"]],
-            [
-                [
-                    one["conversation"],
-                    str(one["turns"]),
-                    str(one["targets"]),
-                    *(_number(one[arm]) for arm in result["arms"]),
-                ]
-                for one in result["conversations"]
-            ],
-        ),
-        "",
-        "## Replies side by side",
-    ]
-    for reply in result["replies"]:
-        lines += ["", f"> {_one_line(reply['said'])}", ""]
-        lines += [f"- **{arm}**: {_one_line(reply[arm])}" for arm in result["arms"]]
-    lines += ["", "## The models compared", ""]
-    lines += [
-        f"- {arm}: {fact['meaning']} (`{fact['sha256'][:12]}`)"
-        for arm, fact in result["arms"].items()
-    ]
-    lines += ["", "## The served file against training", ""]
-    lines += _table(PARITY_HEAD, _parity_rows(result))
-    lines += ["", "## From conversations to the served file", ""]
-    lines += [f"- {_lineage_line(step)}" for step in result["lineage"]]
-    lines += ["", "## Talk to it", "", "```", result["deploy_command"], "```"]
-    return "\n".join(lines) + "\n"
-
-
-PARITY_HEAD = ["", "compared", "found", "wanted"]
-
-
-def _parity_rows(result: dict[str, Any]) -> list[list[str]]:
-    return [
-        ["ok" if one["ok"] else "NO", one["name"], one["found"], one["wanted"]]
-        for one in result["parity"]
-    ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _lineage_line(step: dict[str, Any]) -> str:
-    read, wrote = (
-        ", ".join(f"{path} {digest}" for path, digest in step[side].items())
-        for side in ("inputs", "outputs")
-    )
-    return f"{step['stage']}: {read or 'nothing on disk'} → {wrote}"
-
-
-PAGE = Path(__file__).with_name("report.html")
-
-
-def _html(result: dict[str, Any], metrics: Sequence[dict[str, Any]]) -> str:
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
-    return page.render(
-        **result,
-        limits=LIMITS,
-        head=COMPARISON_HEAD,
-        rows=_comparison_rows(result),
-        parity_head=PARITY_HEAD,
-        parity_rows=_parity_rows(result),
-        differences=_svg(_difference_figure(result)),
-        curve=_svg(_loss_figure(metrics)),
-        steps=[_lineage_line(step) for step in result["lineage"]],
-    )
+def _tables(found: Comparison) -> dict[str, Table]:
+    return {table.key: table for table in (make(found) for make in TABLES)}

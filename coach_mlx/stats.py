@@ -87,19 +87,6 @@ class PairedDifference(NamedTuple):
     why: str = ""
 
 
-class PairedComparison(NamedTuple):
-    """What the differences `after - before` say; `None` where N is too small to say it."""
-
-    n: int
-    mean_before: float
-    mean_after: float
-    mean_difference: float
-    t: float | None
-    p: float | None
-    low: float | None
-    high: float | None
-
-
 # --- differences
 
 
@@ -406,26 +393,3 @@ def compare_paired(
         superiority=superiority(differences).value,
         why=interval.why,
     )
-
-
-def compare_pairs(
-    before: Sequence[float], after: Sequence[float], seed: int, resamples: int
-) -> PairedComparison:
-    """The paired t-test (two-sided) and the 95 % BCa interval of the mean difference.
-
-    Shapes: two sequences (N,), in the same order.
-    Missing: no pair, or a value that is not finite, raises ValueError. Otherwise as
-    `compare_paired`, but without any spread the interval is the difference.
-    """
-    import numpy as np
-
-    if not len(before) and not len(after):
-        raise ValueError("there is no pair to compare")
-    found = compare_paired(before, after, np.random.default_rng(seed), resamples)
-    if found.mean_before is None or found.mean_after is None or found.difference is None:
-        raise ValueError("a paired sample holds a value that is not finite")
-    low, high = found.low, found.high
-    if found.why == SAME:
-        low = high = found.difference
-    means = (found.mean_before, found.mean_after, found.difference)
-    return PairedComparison(found.n, *means, found.t, found.p_t, low, high)

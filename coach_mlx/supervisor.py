@@ -32,11 +32,12 @@ WATCHED = {
     "assess": {"--help", "--quote"},
     "judge-passport": {"--help", "--quote"},
     "train": {"--help", "--show-mask", "--plan", "--mac"},
+    "evaluate": {"--help", "--quote"},
     "run": {"--help"},
 }
 """The commands that run as a worker, and the options with which they need none."""
 
-RESUMED = {"train", "run"}
+RESUMED = {"train", "evaluate", "run"}
 """Started once more when the worker breaks down."""
 
 RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -139,7 +140,7 @@ def run(arguments: Sequence[str]) -> int:
     _open_standard_streams()
     end = _work(arguments)
     if arguments[0] in RESUMED and _broke_down(end):
-        console.say(f"{_trouble(end).happened} It goes on by itself from the last checkpoint.")
+        console.say(f"{_trouble(end).happened} It goes on by itself from where it was.")
         # --force would set aside what is to go on.
         end = _work([argument for argument in arguments if argument != "--force"])
         if _broke_down(end):
@@ -162,7 +163,7 @@ def _trouble(end: End) -> gpu.Trouble:
     known = gpu.recognise(end.notes)
     if known is not None:
         return known
-    again = "The same command goes on from the last checkpoint."
+    again = "The same command goes on from where it was."
     if end.code == -signal.SIGKILL:
         return gpu.Trouble(
             f"{_ended_by(end)} Probably the memory ran out.",

@@ -215,12 +215,11 @@ def tiny_maker(
             "train.learning_rate=1e-2",
             "train.report_every=1",
             "train.checkpoint_every=2",
-            "evaluate.replies=1",
             "verify.tokens=1024",
             "verify.replies=2",
             "verify.reply_tokens=8",
-            "evaluate.reply_turn=1",
             "evaluate.reply_tokens=4",
+            "evaluate.probes=2",
             "serve.num_ctx=1024",
             *overrides,
         ]

@@ -11,7 +11,7 @@ from coach_mlx.records import Mark
 
 SHOWN = re.compile(r"CONVERSATION BEGINS (\w+)\n(.*)\nCONVERSATION ENDS \1", re.S)
 ASKED = re.compile(r"^The question, (?:a part of )?(C[QP]\d)[^(\n]*(?:\((\w+)\))?:", re.M)
-NAMES = re.compile(r"^(C[QP]\d(?:\.\w+)?)[ :]", re.M)
+NAMES = re.compile(r"^(C[QP]\d(?:\.\w+)?|[MN]\d+)[ :]", re.M)
 Rule = Callable[[str, list[dict[str, Any]], int], str]
 """The question's name, the conversation, the sample: YES or NO."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import TinyRun, prepare_tiny
 
-from coach_mlx import chat_format, doctor, memory_fit, mlx_runtime, num_ctx
+from coach_mlx import chat_format, doctor, memory_fit, mlx_runtime, model_facts, num_ctx
 from coach_mlx.config import load_config
 from coach_mlx.workspace import Workspace, read_conversations
 
@@ -41,8 +41,8 @@ def test_the_least_of_the_limits_binds_and_is_named(
 
 
 def test_the_cache_costs_two_vectors_a_layer_and_head() -> None:
-    assert num_ctx.cache_bytes_per_token(QWEN_7B) == 2 * 28 * 4 * 128 * 2
-    assert num_ctx.cache_bytes_per_token({**QWEN_7B, "head_dim": 64}) == 2 * 28 * 4 * 64 * 2
+    assert model_facts.cache_bytes_per_token(QWEN_7B) == 2 * 28 * 4 * 128 * 2
+    assert model_facts.cache_bytes_per_token({**QWEN_7B, "head_dim": 64}) == 2 * 28 * 4 * 64 * 2
 
 
 def test_it_comes_from_the_longest_conversation_and_the_memory_of_this_machine(

@@ -31,10 +31,12 @@ from coach_mlx import (
     trainer,
     turn_shapes,
 )
+from coach_mlx.arms import Decoding, find_arms
 from coach_mlx.config import Config, load_config
 from coach_mlx.errors import BackendError, ConfigError, DataError, GateFailed, ToolError
+from coach_mlx.mlx_replies import Asked
 from coach_mlx.ollama_server import Server
-from coach_mlx.workspace import PROJECT, Plan, Workspace
+from coach_mlx.workspace import PROJECT, Plan, Workspace, read_system_prompt
 
 OLLAMA = shutil.which("ollama")
 SYSTEM = 'You are a calm coach. You say "we".\nListen first. 🌱'
@@ -291,6 +293,26 @@ def test_what_the_pipeline_exports_is_what_ollama_serves(
         other = material._replace(modelfile=file._replace(system="Another."))
         with pytest.raises(GateFailed, match="SYSTEM"):
             ollama._require_the_same(server.show("tiny"), other)
+        assert evaluated(config, workspace, None) == evaluated(config, workspace, "ollama/tiny")
+        with pytest.raises(ToolError, match="Ollama has no nobody"):
+            evaluated(config, workspace, "ollama/nobody")
+
+
+def evaluated(config: Config, workspace: Workspace, served: str | None) -> list[str]:
+    """What the evaluation's served arm answers, in two turns."""
+    settings = config.evaluate.model_copy(update={"served": served})
+    decoding = Decoding(temperature=0.0, max_tokens=6, seed=7)
+    chosen = config.model_copy(update={"evaluate": settings})
+    source = find_arms(chosen, workspace, decoding)[-1]
+    system = read_system_prompt(workspace.find(config.dataset.system_prompt))
+    messages, texts = [{"role": "system", "content": system}], []
+    with source.open(900) as arm:
+        for said in ("I cannot sleep.", "It is three again."):
+            messages.append({"role": "user", "content": said})
+            [(_, reply)] = arm.replies([Asked("a", messages, 1)])
+            texts.append(reply.text)
+            messages.append({"role": "assistant", "content": reply.text or "x"})
+    return texts
 
 
 @pytest.mark.parametrize("moment", ["create", "talk"])

@@ -23,7 +23,6 @@ from coach_mlx.stats import (
     average_repeats,
     cluster_mean_interval,
     compare_paired,
-    compare_pairs,
     mean_interval,
     paired_differences,
     paired_t_test,
@@ -64,13 +63,6 @@ def test_a_textbook_comparison() -> None:
     assert found.p_sign_flip == found.p_wilcoxon == 2 / 2**9  # nine of one sign, and the reverse
     assert found.low is not None and found.high is not None
     assert 0.5 < found.low < 1.58 < found.high < 3.0
-
-
-def test_the_old_comparison_is_the_same_one() -> None:
-    old = compare_pairs(*SLEEP, seed=1, resamples=500)
-    new = compare_paired(*SLEEP, rng=seeded(), resamples=500)
-    assert old[:4] == (10, new.mean_before, new.mean_after, new.difference)
-    assert old[4:] == (new.t, new.p_t, new.low, new.high)
 
 
 def test_the_result_is_a_function_of_the_seed() -> None:
@@ -317,17 +309,6 @@ def test_broken_calls_raise() -> None:
         sign_flip_test([1.0, 2.0], seeded(), flips=0)
     with pytest.raises(ValueError, match="0 resamples"):
         mean_interval([1.0, 2.0], seeded(), resamples=0)
-
-
-def test_what_the_old_comparison_cannot_say() -> None:
-    assert compare_pairs([1.0], [2.0], seed=1, resamples=200)[4:] == (None, None, None, None)
-    same = compare_pairs([1.0, 2.0], [1.0, 2.0], seed=1, resamples=200)
-    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
-    constant = compare_pairs([1.0, 2.0], [0.5, 1.5], seed=1, resamples=200)
-    assert (constant.p, constant.low) == (None, -0.5)
-    for before, after in (([], []), ([1.0], [1.0, 2.0]), ([NAN, 1.0], [1.0, 1.0])):
-        with pytest.raises(ValueError, match="pair"):
-            compare_pairs(before, after, seed=1, resamples=200)
 
 
 # --- repeats

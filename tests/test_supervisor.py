@@ -25,7 +25,7 @@ TIMEOUT = (
     "buffer execution failed: Caused GPU Timeout Error "
     "(00000002:kIOGPUCommandBufferCallbackErrorTimeout)\n"
 )
-GOES_ON = "It goes on by itself from the last checkpoint."
+GOES_ON = "It goes on by itself from where it was."
 needs_proc = pytest.mark.skipif(
     sys.platform != "linux", reason="another process's descriptor 2 is reached through /proc"
 )
@@ -170,7 +170,7 @@ def test_a_training_that_the_system_killed_twice_ends_with_the_signals_code(
         training.break_down(signal.SIGKILL)
     code, _, said = training.end()
     assert code == 128 + signal.SIGKILL
-    assert "The same command goes on from the last checkpoint." in said
+    assert "The same command goes on from where it was." in said
     assert "coach train --plan" in said
 
 
