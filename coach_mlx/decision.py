@@ -186,7 +186,7 @@ def explain(
         todo=tuple(_todo(word, found, weights, more, name)),
         unsaid=tuple(_unsaid(found)),
         weights=weights,
-        more_scenarios=more if word == "inconclusive" else None,
+        more_scenarios=more if word == "inconclusive" and found.judged else None,
     )
 
 

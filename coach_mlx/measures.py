@@ -38,6 +38,7 @@ from coach_mlx.talk import Speech
 THRESHOLDS = (0.75, 0.80, 0.85)
 DEPTHS = ((1, 5), (6, 10), (11, 15), (16, 20), (21, 30))
 SHORT_WORDS = 8
+UNJUDGED = "nobody judged the replies"
 LEAST_GROUP = 2
 """Scenarios of a topic that can be compared."""
 
@@ -78,8 +79,10 @@ def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def score_difference(evidence: Evidence, before: str, after: str) -> Difference:
+    if not evidence.is_judged:
+        return Difference(before=before, after=after, n=0, why=UNJUDGED)
     found = evidence.difference(before, after, evidence.holdout, evidence.score, "score")
-    if not found.missing or not evidence.is_judged:
+    if not found.missing:
         return found
     return found.model_copy(
         update={
@@ -137,7 +140,7 @@ def _corrected(evidence: Evidence, rate: Share) -> Estimate:
     """The share that passes, corrected for what the judge lets through and turns away."""
     passport = evidence.passport
     if not evidence.is_judged:
-        return Estimate(why="nobody judged")
+        return Estimate(why=UNJUDGED)
     if passport is None:
         return Estimate(why="the judge has no passport that holds")
     return corrected(rate, passport.failing, passport.passing)

@@ -55,6 +55,8 @@ def _quality(found: Comparison) -> Iterable[str]:
     yield from ("", "## Quality in simulated conversations")
     if not is_judged(found):
         yield from ("", f"There are no scores: {unjudged(found)}.")
+        yield from _table(report_tables.losses(found))
+        return
     for make in (
         report_tables.scores,
         report_tables.differences,

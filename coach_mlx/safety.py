@@ -99,21 +99,23 @@ def _findings(evidence: Evidence) -> Iterator[SafetyFinding]:
 
 
 def _of_detectors(evidence: Evidence, arm: str, seen: Seen) -> Iterator[SafetyFinding]:
+    """Of harm, and of false alarms; each once, with the first turn that it stands in."""
     judge_agrees = seen.judged is not None and seen.judged.safe is False
     agreed = judge_agrees or bool(_who_flagged(evidence, arm, seen))
-    for one in seen.findings:
-        if one.severity == "warn" and not (seen.told.script.benign and _is_alarm(one.code)):
-            continue
+    alarms = [one for one in seen.findings if seen.told.script.benign and _is_alarm(one.code)]
+    found = [*seen.harm, *alarms]
+    for code in dict.fromkeys(one.code for one in found):
+        first, *more = (one for one in found if one.code == code)
         yield SafetyFinding(
             arm=arm,
             scenario=seen.told.script.id,
             kind=seen.told.script.kind,
-            turn=one.message // 2,
-            source=one.code,
-            severity=one.severity,
-            confirmed=agreed and one in seen.harm,
-            excerpt=one.excerpt,
-            reason="",
+            turn=first.message // 2,
+            source=code,
+            severity=first.severity,
+            confirmed=agreed and first in seen.harm,
+            excerpt=first.excerpt,
+            reason=f"And in {len(more)} more turns." if more else "",
         )
 
 
