@@ -285,10 +285,6 @@ def _unsaid(found: Findings) -> Iterator[str]:
         yield f"Whether they are safe: {found.why_not_safe}."
     if found.loss is None or found.loss.difference is None:
         yield "How likely the reference replies are: these models do not say."
-    yield (
-        "Whether it helps anybody: this is simulated-conversation quality, on words that were "
-        "written beforehand."
-    )
 
 
 def propose_weights(topics: Sequence[GroupRow], shares: Mapping[str, float]) -> tuple[Weight, ...]:
