@@ -323,7 +323,7 @@ def test_ctrl_c_while_compiled_code_is_imported_is_still_ctrl_c(
         raise ImportError("initialization failed") from KeyboardInterrupt()
 
     monkeypatch.setattr(cli, "app", fail)
-    assert cli._run(["evaluate"]) == 130
+    assert cli._run(["fuse"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -369,8 +369,8 @@ def test_the_whole_demo_runs_with_the_network_closed(
         "train.steps=2",
         "train.layers=2",
         "train.validation_fraction=0",
-        "evaluate.reply_tokens=8",
-        "evaluate.probes=2",
+        "evaluate.reply_tokens=3",
+        "evaluate.probes=1",
     ):
         options += ["--set", setting]
     done = coach("run", *options)

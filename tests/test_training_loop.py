@@ -254,11 +254,11 @@ def test_dora_on_chosen_layers_opens_in_mlx_lm_and_fuses(tiny_project: Project) 
 
 
 def test_the_curve_marks_the_best_step(tmp_path: Path) -> None:
-    from coach_mlx import report
+    from coach_mlx import plots
 
     values = [(0, 9.0), (2, 3.0), (4, 2.5), (6, 2.75)]
     lines = [{"step": step, "loss": None, "validation_loss": loss} for step, loss in values]
-    figure = report._loss_figure(lines)
+    figure = plots.loss_figure(lines, 3.5)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "best: 2.500 at step 4" in labels
 
