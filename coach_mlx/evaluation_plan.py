@@ -78,18 +78,21 @@ def read(path: Path) -> EvaluationPlan | None:
 
 
 def earlier(folder: Path, plan: EvaluationPlan) -> int:
-    """How many plans there were for the same models and scenarios."""
+    """How many other plans there were for the same models."""
     kept = (read(path) for path in sorted(folder.glob("plan-*.json")))
     arms = plan.facts["arms"]
-    return sum(one is not None and one.facts.get("arms") == arms for one in kept)
+    others = {one.plan for one in kept if one is not None and one.facts.get("arms") == arms}
+    return len(others - {plan.plan})
 
 
 def _require_other_material(path: Path, standing: EvaluationPlan, facts: dict[str, Any]) -> None:
-    """Raises: DataError where only the rules changed. A judge may join where there was none."""
+    """Raises: DataError where only the rules changed. A judge may join where there was none, and
+    leave: without one nothing is decided.
+    """
     if any(standing.facts.get(key) != facts[key] for key in MATERIAL):
         return
     changed = changes(standing.facts, facts)
-    if standing.facts.get("judge") is None:
+    if standing.facts.get("judge") is None or facts["judge"] is None:
         changed = [one for one in changed if not one.startswith("judge")]
     if changed:
         raise DataError(

@@ -144,6 +144,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     if panel is not None:
         require_leave(panel.judge, panel.prices, material.private, options.named)
         say_who_judges(panel.judge, material.conversations)
+        panel.require()
     answers = Answers(config, workspace, material, sources)
     facts = _facts(config, material, sources, panel)
     fixed = evaluation_plan.fix(workspace.reports, facts, answers.any_seen(), options.new_plan)

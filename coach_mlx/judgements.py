@@ -170,6 +170,17 @@ class Panel:
                 )
         return found
 
+    def require(self) -> None:
+        """Look whether the judge can be asked at all, before anything hangs on it. Raises:
+        ToolError, BackendError, ConfigError.
+        """
+
+        async def look() -> None:
+            async with Models(self._config, self._workspace) as models:
+                await models.prepare([self.judge.model])
+
+        asyncio.run(look())
+
     def run(self, told: Sequence[Told]) -> None:
         """Judge what is not judged. Raises: BackendError where the judge or the budget ends."""
         todo = self.to_do(told)

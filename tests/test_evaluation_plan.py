@@ -55,6 +55,8 @@ def test_another_plan_after_that_is_counted(tmp_path: Path) -> None:
 def test_a_judge_may_join_where_there_was_none(tmp_path: Path) -> None:
     evaluation_plan.fix(tmp_path, facts(judge=None), seen=False, anew=False)
     joined = evaluation_plan.fix(tmp_path, facts(), seen=True, anew=False)
+    evaluation_plan.fix(tmp_path, facts(judge=None), seen=True, anew=False)
+    evaluation_plan.fix(tmp_path, facts(), seen=True, anew=False)
     assert evaluation_plan.earlier(tmp_path, joined) == 1
     with pytest.raises(DataError, match="scripted/y"):
         evaluation_plan.fix(

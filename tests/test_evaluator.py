@@ -230,6 +230,14 @@ def test_talks_that_may_be_somebodys_own_leave_for_no_judge_unnamed(tmp_path: Pa
         evaluator.run(one[0], one[1])
 
 
+def test_a_judge_that_does_not_answer_fixes_no_plan(tmp_path: Path) -> None:
+    one = make(tmp_path, "better")
+    config = with_settings(one[0], judge="gguf/nowhere.gguf")
+    with pytest.raises(ToolError, match="nowhere"):
+        evaluator.run(config, one[1])
+    assert not (one[1].reports / "plan.json").exists()
+
+
 def test_a_coach_compared_with_itself_is_refused(tmp_path: Path) -> None:
     good = good_coach(tmp_path / "good.jsonl", labelled()[:16])
     config, workspace, _ = world(tmp_path, good, good, None)
