@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from coach_mlx import chat_format
-from coach_mlx.mlx_runtime import LoadedModel
+from coach_mlx.mlx_runtime import LoadedModel, shared_length
 
 PREFILL = 8
 """Prompts read side by side."""
@@ -102,7 +102,7 @@ class Talks:
         if self._beginning[0] or len(prompts) < 2:
             return
         first = prompts[0]
-        shared = min(_shared(first[:-1], other[:-1]) for other in prompts[1:])
+        shared = min(shared_length(first[:-1], other[:-1]) for other in prompts[1:])
         if shared < LEAST_SHARED:
             return
         cache = caches.make_prompt_cache(self._loaded.model)
@@ -118,7 +118,7 @@ class Talks:
 
         known, cache = self._kept.pop(talk, ([], None))
         if cache is not None and caches.can_trim_prompt_cache(cache):
-            shared = _shared(known, prompt_ids[:-1])
+            shared = shared_length(known, prompt_ids[:-1])
             caches.trim_prompt_cache(cache, len(known) - shared)
             return cache, shared
         beginning, cache = self._beginning
@@ -144,10 +144,3 @@ class Talks:
     def _reply(self, token_ids: Sequence[int], ended: bool) -> Reply:
         text = self._loaded.tokenizer.decode(list(token_ids)).strip()
         return Reply(text, ended, len(token_ids))
-
-
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens of the common beginning."""
-    pairs = zip(one, other, strict=False)
-    least = min(len(one), len(other))
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), least)

@@ -232,7 +232,7 @@ class Memory:
         from mlx_lm.models import cache as caches
 
         known, cache = self._talks.pop(name, ([], None))
-        shared = _shared_length(known, prompt_ids[:-1])
+        shared = shared_length(known, prompt_ids[:-1])
         if cache is None or not caches.can_trim_prompt_cache(cache):
             return caches.make_prompt_cache(model), 0
         caches.trim_prompt_cache(cache, cache[0].offset - shared)
@@ -244,7 +244,8 @@ class Memory:
             del self._talks[next(iter(self._talks))]
 
 
-def _shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens of the common beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
