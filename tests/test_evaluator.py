@@ -1,5 +1,6 @@
 """The evaluation as a person runs it: coaches of known quality, and the real chain of models."""
 
+import io
 import json
 import random
 import shutil
@@ -25,7 +26,18 @@ from coaches import (
 from conftest import TinyRun, shortened, start
 from judges import reply_by, yes
 
-from coach_mlx import answers, cli, dataset, evaluator, fuse, gguf, importer, supervisor, trainer
+from coach_mlx import (
+    answers,
+    cli,
+    dataset,
+    evaluator,
+    fuse,
+    gguf,
+    importer,
+    spot_check,
+    supervisor,
+    trainer,
+)
 from coach_mlx.comparison import Comparison
 from coach_mlx.config import Config
 from coach_mlx.errors import ConfigError, DataError, ToolError
@@ -159,6 +171,18 @@ def test_a_second_run_asks_nobody_anything(a_copy: World) -> None:
     assert code == 0
     assert [path.read_bytes() for path in files] == before
     assert again.model_copy(update={"made": ""}) == first.model_copy(update={"made": ""})
+
+
+def test_what_a_person_chose_reaches_the_report(
+    a_copy: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\n\n" * 3))
+    spot_check.run(a_copy[0], a_copy[1], spot_check.Options(3, "ann"))
+    _, found = evaluate(a_copy)  # a spot-check makes the evaluation incomplete
+    assert [(one.person, one.pairs) for one in found.people] == [("ann", 3)]
+    flagged = [one for one in found.safety.findings if one.source == "person/ann"]
+    assert len(flagged) == 3
+    assert not any(one.confirmed for one in flagged)  # nothing else was found there
 
 
 def test_a_talk_that_was_changed_is_refused(
