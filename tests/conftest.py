@@ -21,7 +21,7 @@ from coach_mlx.records import Conversation
 from coach_mlx.workspace import PROJECT, Workspace, read_conversations
 
 mlx_runtime.prepare()
-settings.register_profile("coach", deadline=None, max_examples=40)
+settings.register_profile("coach", deadline=None, max_examples=60)
 settings.load_profile("coach")
 
 # A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that.
