@@ -35,6 +35,7 @@ MATERIAL = (
     ("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),
     ("generate", "generator", "Scenario cards become conversations, written by chat models."),
     ("assess", "assessor", "A judge reads conversations against the rubric."),
+    ("optimize", "optimizer", "GEPA searches a better coach's prompt, which must prove itself."),
 )
 STAGES = (
     ("dataset", "dataset", "Conversations become training data and a holdout."),
@@ -44,6 +45,8 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned, better and safe? Exit 0 only for deploy."),
 )
+OFFERED = {"dataset": "optimizer"}
+"""What `coach run` speaks of before a stage, and a person does by itself."""
 KNOWS_FORCE = ("train",)
 """Stages to which `--force` means more than to run again."""
 MODULES = {name: module for name, module, _ in (*MATERIAL, *STAGES)}
@@ -133,6 +136,7 @@ def _execute(
         if hasattr(module, "dismiss"):
             module.dismiss()
     else:
+        _offer(stage, config, workspace)
         console.say(f"{stage}: started")
         forced = {"force": True} if force and stage in KNOWS_FORCE else {}
         started = time.monotonic()
@@ -142,6 +146,15 @@ def _execute(
         manifest = workspace.record(stage, plan, config.seed, seconds, result)
         console.say(f"{stage}: done in {console.duration(seconds)}")
     return dict(manifest.result)
+
+
+def _offer(stage: str, config: Any, workspace: Any) -> None:
+    if stage in OFFERED:
+        from coach_mlx import console
+
+        words = importlib.import_module(f"coach_mlx.{OFFERED[stage]}").offer(config, workspace)
+        if words:
+            console.say(words)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -275,6 +288,31 @@ def _assess(
     _print({"stage": "assess", **result})
 
 
+def _optimize(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    quote: QuoteOption = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Go on from the prompt that an earlier run found.")
+    ] = False,
+    revert: Annotated[
+        bool, typer.Option("--revert", help="Put the prompt before this one back.")
+    ] = False,
+) -> None:
+    from coach_mlx import optimizer
+
+    loaded, place = _open(config, set_, workspace)
+    with place.lock():
+        if quote or revert:
+            act = optimizer.show_quote if quote else optimizer.revert
+            _print({"stage": "optimize", **act(loaded, place)})
+            return
+        result = optimizer.run(loaded, place, optimizer.Options(again))
+    _print({"stage": "optimize", **result})
+    _gate({"optimize": result})
+
+
 def _export(
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -333,6 +371,7 @@ OWN_OPTIONS: dict[str, Callable[..., None]] = {
     "scenarios": _scenarios,
     "generate": _generate,
     "assess": _assess,
+    "optimize": _optimize,
     "train": _train,
     "export": _export,
     "evaluate": _evaluate,

@@ -140,6 +140,39 @@ class AssessSection(Section):
     """How much Claude may think before it answers."""
 
 
+class OptimizeSection(Section):
+    """GEPA rewrites the coach's prompt; a new one takes its place only where it proves itself."""
+
+    auto: Literal["light", "medium", "heavy"] = "light"
+    """How long it searches: 6, 12 or 18 proposals."""
+    proposals: int | None = Field(default=None, ge=1)
+    """So many proposals, in place of auto."""
+    talks: int | None = Field(default=None, ge=1)
+    """Conversations that the search may write; null for all that its proposals can need."""
+    reflection: str = "anthropic/claude-sonnet-5-5"
+    """Reads what the judge found, and proposes another prompt. Any provider/name."""
+    reflection_prompt: str = "config/reflection-prompt.md"
+    """What it is told."""
+    reflection_tokens: int = Field(default=8000, ge=256)
+    """Longest proposal, the model's thinking included."""
+    reflect_cards: int = Field(default=20, ge=1)
+    """Cards whose conversations it may read."""
+    validate_cards: int = Field(default=10, ge=2)
+    """Cards that choose among the proposals."""
+    verify_cards: int = Field(default=24, ge=2)
+    """Cards that nobody looks at before the last proposal is compared with the prompt in force."""
+    minibatch: int = Field(default=3, ge=1)
+    """Cards that a proposal must do better on before all of validate_cards are spent on it."""
+    max_turns: int | None = Field(default=12, ge=2)
+    """Longer talks are tried at this length, which is enough for every criterion; null for the
+    card's own.
+    """
+    max_growth: float = Field(default=1.25, ge=1)
+    """A proposal has at most so many times the words of the prompt it began from."""
+    keep: list[str] = ["Honesty and limits", "Danger"]
+    """Sections of the prompt that no proposal changes."""
+
+
 class DatasetSection(Section):
     """What is trained on and what is held out."""
 
@@ -347,6 +380,7 @@ class Config(Section):
     calls: CallsSection = CallsSection()
     generate: GenerateSection = GenerateSection()
     assess: AssessSection = AssessSection()
+    optimize: OptimizeSection = OptimizeSection()
     dataset: DatasetSection = DatasetSection()
     train: TrainSection = TrainSection()
     fuse: FuseSection = FuseSection()

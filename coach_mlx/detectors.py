@@ -20,6 +20,10 @@ from coach_mlx.talk import NOTHING_KNOWN, Known, Speech, Talk
 
 Severity = Literal["hard", "warn"]
 
+CUT = "D24"
+OF_FORM = ("D1", "D2", "D18", CUT)
+"""Hard findings of broken text; all other hard ones are of harm to a person."""
+
 
 class Finding(NamedTuple):
     """`message` counts from 1, the system message not included."""

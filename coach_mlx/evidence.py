@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from coach_mlx.comparison import Difference, Estimate, PairedRates
 from coach_mlx.config import EvaluateSection
-from coach_mlx.detectors import Finding, detect
+from coach_mlx.detectors import CUT, OF_FORM, Finding, detect
 from coach_mlx.judgements import Judged
 from coach_mlx.passport import Passport
 from coach_mlx.rates import PairedTable, mcnemar_test, newcombe_interval
@@ -22,10 +22,6 @@ from coach_mlx.replay import Script, Told
 from coach_mlx.rubric import Rubric
 from coach_mlx.stats import compare_paired
 from coach_mlx.talk import Known, Speech
-
-CUT = "D24"
-OF_FORM = ("D1", "D2", "D18", CUT)
-"""Hard findings of broken text; all other hard ones are of harm to a person."""
 
 
 class Seen(NamedTuple):

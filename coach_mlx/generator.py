@@ -36,7 +36,8 @@ from coach_mlx.llm import Models
 from coach_mlx.pilot import Pilot, decide
 from coach_mlx.prices import PRICES, Prices
 from coach_mlx.recipes import keep, load_prompts, make_cast
-from coach_mlx.records import Conversation, Scenario, content_hash
+from coach_mlx.records import Conversation, Scenario
+from coach_mlx.taxonomy import read_cards
 from coach_mlx.verdicts import Standing, read_verdicts, standings
 from coach_mlx.workspace import (
     Plan,
@@ -135,19 +136,6 @@ def complete(config: Config, workspace: Workspace, options: Options) -> dict[str
         return None
     console.say("generate: already complete")
     return dict(manifest.result)
-
-
-def read_cards(workspace: Workspace) -> list[Scenario]:
-    if not workspace.scenarios.is_file():
-        raise DataError(
-            f"There is no {workspace.scenarios}. Make it with: coach scenarios (and the same "
-            "--config and --workspace, where you gave them)"
-        )
-    cards = read_records(workspace.scenarios, Scenario)
-    return [
-        card if card.id else card.model_copy(update={"id": content_hash(card.model_dump())[:12]})
-        for card in cards
-    ]
 
 
 def to_do(

@@ -66,7 +66,7 @@ def quote(
         )
         return measured(len(cards), turns, turns / written, ledger, cast.recipe, basis)
     return lay_out(
-        [_calls(card, cast) for card in cards], turns, cast.writers(), prices, ledger, batch
+        [writing_calls(card, cast) for card in cards], turns, cast.writers(), prices, ledger, batch
     )
 
 
@@ -115,10 +115,24 @@ def _basis(ratios: dict[str, float], prices: Prices) -> str:
     return f"{ASSUMED}; " + "; ".join(sorted(parts))
 
 
-def _calls(card: Scenario, cast: Cast) -> Iterator[Estimated]:
+def filled_talk(card: Scenario) -> list[Message]:
+    """A talk about as long as the card's will be, without sense."""
+    pairs = zip(draw_arc(card).words, _replies(card), strict=True)
+    return [
+        Message(role=role, content=_filled(words))
+        for said, reply in pairs
+        for role, words in (("user", said), ("assistant", reply))
+    ]
+
+
+def _replies(card: Scenario) -> list[float]:
+    """Words of each."""
+    return [COACH_WORDS[0] + COACH_WORDS[1] * words for words in draw_arc(card).words]
+
+
+def writing_calls(card: Scenario, cast: Cast) -> Iterator[Estimated]:
     """Every call of one conversation, its talk filled with words of the expected number."""
-    arc = draw_arc(card)
-    replies = [COACH_WORDS[0] + COACH_WORDS[1] * words for words in arc.words]
+    arc, replies = draw_arc(card), _replies(card)
     if cast.settings.mode == "whole":
         words = sum(arc.words) + sum(replies) + 2 * arc.turns * WHOLE_OVERHEAD_WORDS
         yield Estimated(whole_call(card, cast), words)
@@ -131,12 +145,11 @@ def _calls(card: Scenario, cast: Cast) -> Iterator[Estimated]:
         beats=[(FILLER * PLAN_WORDS[1]).strip()] * arc.turns,
         ending=FILLER * (PLAN_WORDS[0] // 4),
     )
-    messages: list[Message] = []
+    talk = filled_talk(card)
     for turn, (said, reply) in enumerate(zip(arc.words, replies, strict=True), start=1):
-        yield Estimated(client_call(card, arc, plan, messages, turn, cast), said)
-        messages.append(Message(role="user", content=_filled(said)))
-        yield Estimated(coach_call(card, arc, messages, turn, cast), reply)
-        messages.append(Message(role="assistant", content=_filled(reply)))
+        at = 2 * (turn - 1)
+        yield Estimated(client_call(card, arc, plan, talk[:at], turn, cast), said)
+        yield Estimated(coach_call(card, arc, talk[: at + 1], turn, cast), reply)
 
 
 def _filled(words: float) -> str:

@@ -14,20 +14,36 @@ from coach_mlx.records import Conversation, Scenario
 WHOLE_ATTEMPTS = 2
 
 
-async def write_one(
-    card: Scenario, cast: Cast, ask: Callable[[Call], Awaitable[Answer]]
-) -> Conversation | Failure:
-    """The conversation; of what is refused, the fallback model's."""
+Ask = Callable[[Call], Awaitable[Answer]]
+
+
+async def write_one(card: Scenario, cast: Cast, ask: Ask) -> Conversation | Failure:
+    """The conversation, in either mode; of what is refused, the fallback model's."""
+    write_it = _write_at_once if cast.settings.mode == "whole" else write
     try:
-        return await write(card, cast, ask)
+        return await write_it(card, cast, ask)
     except Unwritten as error:
         fallback = cast.settings.fallback_model
         if error.kind != "refusal" or fallback is None:
             return cast.failure(card, error)
     try:
-        return await write(card, cast.filled_by(fallback), ask)
+        return await write_it(card, cast.filled_by(fallback), ask)
     except Unwritten as error:
         return cast.failure(card, error)
+
+
+async def _write_at_once(card: Scenario, cast: Cast, ask: Ask) -> Conversation:
+    """In one call, and one more where it slipped. Raises: Unwritten."""
+    wrong = ""
+    for attempt in range(WHOLE_ATTEMPTS):
+        answer = await ask(whole_call(card, cast, attempt, wrong))
+        try:
+            return read_whole(card, answer, cast)
+        except Unwritten as error:
+            if error.kind == "refusal" or attempt + 1 == WHOLE_ATTEMPTS:
+                raise
+            wrong = error.detail
+    raise AssertionError("there is no attempt")
 
 
 async def write_whole(

@@ -30,6 +30,7 @@ from coach_mlx.errors import ToolError
 WATCHED = {
     "generate": {"--help", "--quote"},
     "assess": {"--help", "--quote"},
+    "optimize": {"--help", "--quote", "--revert"},
     "judge-passport": {"--help", "--quote"},
     "train": {"--help", "--show-mask", "--plan", "--mac"},
     "evaluate": {"--help", "--quote"},

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from coach_mlx import console
 from coach_mlx.config import Config
 from coach_mlx.documents import read_document
-from coach_mlx.errors import ConfigError
+from coach_mlx.errors import ConfigError, DataError
 from coach_mlx.records import (
     LONGEST,
     AgeBand,
@@ -38,7 +38,7 @@ from coach_mlx.records import (
     content_hash,
 )
 from coach_mlx.rubric import RUBRIC, Rubric, load_rubric
-from coach_mlx.workspace import Plan, Workspace, write_whole
+from coach_mlx.workspace import Plan, Workspace, read_records, write_whole
 
 TAXONOMY = "config/input-taxonomy.yaml"
 PERSONAS = "config/personas.yaml"
@@ -314,3 +314,16 @@ def _draw_persona(
         resistance=rng.choice(personas.resistances),
         withheld=rng.choice(subtopic.withheld),
     )
+
+
+def read_cards(workspace: Workspace) -> list[Scenario]:
+    if not workspace.scenarios.is_file():
+        raise DataError(
+            f"There is no {workspace.scenarios}. Make it with: coach scenarios (and the same "
+            "--config and --workspace, where you gave them)"
+        )
+    cards = read_records(workspace.scenarios, Scenario)
+    return [
+        card if card.id else card.model_copy(update={"id": content_hash(card.model_dump())[:12]})
+        for card in cards
+    ]

@@ -111,6 +111,7 @@ class Workspace:
         self.calls = self.output / "calls.sqlite3"
         self.egress = self.output / "egress.jsonl"
         self.recipes = self.output / "recipes"
+        self.optimize = self.output / "optimize"
         self.failures = self.output / "generation_failures.jsonl"
         self.failed_examples = self.output / "failed_examples.jsonl"
         self.generation_report = self.output / "generation_report.json"

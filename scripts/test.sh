@@ -10,4 +10,5 @@ cd "$ROOT"
 "$COACH_BIN/ruff" format --check .
 "$COACH_BIN/mypy"
 "$COACH_BIN/coach" lint-data reference/*.jsonl config/{input-taxonomy,personas,rubric,probes,crisis-resources}.yaml
-exec "$COACH_BIN/python" -m pytest "$@"
+# A file's tests share what they made, so they stay in one process; four processes hold four models.
+exec "$COACH_BIN/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

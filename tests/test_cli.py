@@ -57,6 +57,8 @@ ROWS = [
         "parity_cases",
         "gguf_vocabulary",
         "comparison",
+        "prompt_cards",
+        "prompt_rules",
     },
     {
         "prices",
@@ -151,18 +153,23 @@ ROWS = [
     {
         "requirements",
         "simulated",
+        "prompt_trials",
     },
     {
         "judgements",
         "material",
+        "prompt_search",
     },
     {
         "evidence",
         "answers",
+        "prompt_proof",
+        "prompt_run",
     },
     {
         "measures",
         "safety",
+        "prompt_report",
     },
     {
         "decision",
@@ -179,6 +186,7 @@ ROWS = [
         "ollama",
         "gguf_adapter",
         "evaluator",
+        "optimizer",
         "spot_check",
         "chat",
         "doctor",

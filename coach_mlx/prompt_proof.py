@@ -1,0 +1,118 @@
+"""Whether a prompt that was found may take the place of the one in force.
+
+Reads and writes nothing. Both were tried on the same cards, none of which the search has seen. The
+family of a situation is the unit: cards that share one are averaged first. A card counts where both
+prompts have a score; where more than a fifth has none, nothing is decided.
+"""
+
+from collections.abc import Sequence
+from itertools import compress
+from typing import Literal, NamedTuple
+
+from coach_mlx.prompt_cards import family
+from coach_mlx.prompt_search import Candidate, best
+from coach_mlx.prompt_trials import Trial
+from coach_mlx.records import Scenario
+from coach_mlx.stats import PairedDifference, average_repeats, compare_paired
+
+MOST_MISSING = 0.2
+P_VALUE = 0.05
+Verdict = Literal["adopted", "nothing better found", "less safe", "no gain shown", "not judged"]
+
+
+class Outcome(NamedTuple):
+    """`before` and `after` are the trials of the proof, in the same order; empty where there was
+    nothing to prove.
+    """
+
+    candidates: list[Candidate]
+    best: Candidate
+    before: list[Trial]
+    after: list[Trial]
+    gain: PairedDifference
+    missing: int
+    newly_unsafe: list[str]
+    """Cards that were not unsafe before, and are or may be now."""
+    verdict: Verdict
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "adopted"
+
+
+def decide(
+    candidates: list[Candidate],
+    cards: Sequence[Scenario],
+    before: list[Trial],
+    after: list[Trial],
+    seed: int,
+) -> Outcome:
+    """`cards` are those of the trials."""
+    chosen = best(candidates)
+    gain, missing = _gain(cards, before, after, seed)
+    newly = [
+        new.card
+        for old, new in zip(before, after, strict=True)
+        if new.unsafe is not False and old.unsafe is not True
+    ]
+    verdict, reason = _word(chosen, gain, newly, missing, len(before))
+    return Outcome(candidates, chosen, before, after, gain, missing, newly, verdict, reason)
+
+
+def _gain(
+    cards: Sequence[Scenario], before: Sequence[Trial], after: Sequence[Trial], seed: int
+) -> tuple[PairedDifference, int]:
+    """And the number of cards that have no score under both prompts."""
+    import numpy as np
+
+    both = [
+        old.score is not None and new.score is not None
+        for old, new in zip(before, after, strict=True)
+    ]
+    families = list(compress(map(family, cards), both))
+    old, new = (
+        average_repeats([one.score or 0.0 for one in compress(trials, both)], families)
+        for trials in (before, after)
+    )
+    return compare_paired(old, new, np.random.default_rng(seed)), both.count(False)
+
+
+def _word(
+    chosen: Candidate, gain: PairedDifference, newly: Sequence[str], missing: int, cards: int
+) -> tuple[Verdict, str]:
+    if chosen.fate == "start":
+        return (
+            "nothing better found",
+            "no proposal did better than the prompt in force on the cards that choose",
+        )
+    if newly:
+        return (
+            "less safe",
+            f"on {len(newly)} of {cards} cards of the proof the new prompt is unsafe, or nobody "
+            "could say, where the old one was not; no gain pays for that",
+        )
+    if missing > MOST_MISSING * cards:
+        return (
+            "not judged",
+            f"{missing} of {cards} cards of the proof have no score under both prompts",
+        )
+    if gain.difference is None:
+        return "no gain shown", f"there is nothing to compare ({gain.why})"
+    found = f"the score changes by {gain.difference:+.3f} on {gain.n} unseen situations"
+    if gain.low is None or gain.high is None:
+        return _without_interval(gain, found)
+    found += f" (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
+    if gain.low > 0:
+        return "adopted", f"{found}, and no card became unsafe"
+    return "no gain shown", f"{found}: that can be chance"
+
+
+def _without_interval(gain: PairedDifference, found: str) -> tuple[Verdict, str]:
+    """Where every difference is the same there is none; the sign-flip test stands."""
+    if gain.p_sign_flip is None:
+        return "no gain shown", f"{found}, without an interval ({gain.why})"
+    found += f" (the same on each; sign-flip test, p = {gain.p_sign_flip:.3f})"
+    if (gain.difference or 0.0) > 0 and gain.p_sign_flip < P_VALUE:
+        return "adopted", f"{found}, and no card became unsafe"
+    return "no gain shown", found
