@@ -81,7 +81,8 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
     private = sum(one.conversation.made is None for one in todo)
     require_leave(judge, prices, private, options.named)
-    say_who_judges(judge, [one.conversation for one in todo])
+    made = (one.conversation.made for one in todo)
+    say_who_judges(judge, (one.coach for one in made if one))
     try:
         asyncio.run(_assess(todo[: options.limit], history, judge, config, workspace, options))
     except asyncio.CancelledError:

@@ -143,7 +143,8 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     panel = Panel(config, workspace) if config.evaluate.judge else None
     if panel is not None:
         require_leave(panel.judge, panel.prices, material.private, options.named)
-        say_who_judges(panel.judge, material.conversations)
+        made = (one.made for one in material.conversations)
+        say_who_judges(panel.judge, (one.coach for one in made if one))
         panel.require()
     answers = Answers(config, workspace, material, sources)
     facts = _facts(config, material, sources, panel)

@@ -17,7 +17,6 @@ from coach_mlx.judge import Judge, Talk, planned_calls
 from coach_mlx.ledger import Ledger
 from coach_mlx.llm import Models
 from coach_mlx.prices import PRICES, Prices
-from coach_mlx.records import Conversation
 from coach_mlx.rubric import RUBRIC, load_rubric
 from coach_mlx.workspace import Workspace
 
@@ -104,12 +103,11 @@ def require_leave(judge: Judge, prices: Prices, private: int, named: bool) -> No
     )
 
 
-def say_who_judges(judge: Judge, conversations: Iterable[Conversation]) -> None:
-    """What must be known of the judge: that it is none, or of the writer's own family."""
+def say_who_judges(judge: Judge, writers: Iterable[str]) -> None:
+    """What must be known of the judge: that it is none, or of the writers' own family."""
     if split_name(judge.model)[0] == "scripted":
         console.say(f"{judge.model} is no judge: its answers come out of a file.")
-    writers = {one.made.coach for one in conversations if one.made}
-    kin = sorted(writer for writer in writers if family(writer) == family(judge.model))
+    kin = sorted({writer for writer in writers if family(writer) == family(judge.model)})
     if kin:
         console.say(
             f"{judge.model} judges what its own family wrote ({', '.join(kin)}). Judges are kinder "

@@ -186,7 +186,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     if earlier is not None:
         return earlier
     _require_money(task, workspace)
-    say_who_judges(task.judge, [])
+    say_who_judges(task.judge, [task.cast.coach])
     task.folder.mkdir(parents=True, exist_ok=True)
     write_whole(task.folder / "start.md", task.prompt + "\n")
     try:
@@ -196,7 +196,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     outcome = decide(candidates, task.cards.verify[: len(proof[0])], *proof, config.seed)
     result = _result(task, outcome, workspace)
     show(outcome)
-    write_report(task.folder, outcome, task.judge.model)
+    write_report(task.folder, outcome, task.judge.model, result["earlier"])
     write_whole(task.folder / "best.md", outcome.best.prompt + "\n")
     write_whole(task.folder / "result.json", json.dumps(result, indent=2) + "\n")
     return _put_in_place(task, result, workspace)
@@ -225,6 +225,7 @@ def _result(task: Task, outcome: Outcome, workspace: Workspace) -> dict[str, Any
         "gain": outcome.gain._asdict(),
         "newly_unsafe": outcome.newly_unsafe,
         "usd": round(usd, 9),
+        "earlier": sum(1 for _ in _results(workspace)),
         "facts": content_hash(facts)[:12],
     }
 

@@ -48,15 +48,17 @@ def show(outcome: Outcome) -> None:
     console.say(f"{outcome.verdict.capitalize()}: {outcome.reason}.")
 
 
-def write_report(folder: Path, outcome: Outcome, judge: str) -> None:
-    """report.md and tree.png."""
+def write_report(folder: Path, outcome: Outcome, judge: str, earlier: int) -> None:
+    """report.md and tree.png; so many searches came before."""
     _draw(outcome.candidates, outcome.best.number, folder / "tree.png")
     start = outcome.candidates[0]
     parts = [
         "# A search for a better prompt",
         f"**{outcome.verdict.capitalize()}.** {_sentence(outcome.reason)}",
         f"Judged by {judge}. The score is the rubric's, 0 to 1; a conversation that is unsafe or "
-        "did not come about counts 0 in the search.",
+        "did not come about counts 0 in the search. The prompt in force is "
+        f"{start.hash}, the best {outcome.best.hash}.",
+        *_searched_before(earlier),
         "## What was tried",
         "![Every prompt under the one it comes from](tree.png)",
         _table(HEADINGS, rows(outcome)),
@@ -64,6 +66,16 @@ def write_report(folder: Path, outcome: Outcome, judge: str) -> None:
         *(_difference(start, one) for one in outcome.candidates if one.fate == "kept"),
     ]
     write_whole(folder / "report.md", "\n\n".join(parts) + "\n")
+
+
+def _searched_before(earlier: int) -> list[str]:
+    if not earlier:
+        return []
+    count = "One search" if earlier == 1 else f"{earlier} searches"
+    return [
+        f"{count} came before this one. Each has about one chance in forty to be taken where "
+        "nothing is better, so many searches find something in the end."
+    ]
 
 
 def _sentence(text: str) -> str:

@@ -311,6 +311,8 @@ def test_the_same_command_again_sends_nothing_and_a_new_prompt_is_gone_on_from_o
     assert "--again" in said
     code, found, _ = optimize(tmp_path, "--again")
     assert found["run"] != first["run"]
+    report = (run_folder(tmp_path, found) / "report.md").read_text()
+    assert "One search came before this one" in report
     assert found["start"] == first["best"]
     assert claude.messages > before
 
