@@ -262,6 +262,10 @@ def _target(config: Config, workspace: Workspace) -> Path:
     return workspace.root / config.generate.coach_prompt
 
 
+def _in_force(config: Config, workspace: Workspace) -> str:
+    return read_prompt(workspace.find(config.generate.coach_prompt), "generate.coach_prompt,")
+
+
 def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
     """A prompt that proved itself becomes the one in force, unless it was taken back."""
     if not result["passed"] or "reverted" in result:
@@ -269,6 +273,12 @@ def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> d
             console.say(f"Its prompt was taken back on {result['reverted']}.")
         return result
     target = _target(task.config, workspace)
+    there = prompt_hash(_in_force(task.config, workspace))
+    if there not in (result["start"], result["best"]):
+        raise DataError(
+            f"{workspace.shown(target)} was changed by hand while the search ran, and is left as it "
+            f"is. What was found lies in {workspace.shown(task.folder / 'best.md')}"
+        )
     write_whole(target, (task.folder / "best.md").read_text(encoding="utf-8"))
     console.say(
         f"{workspace.shown(target)} is the new prompt; the old one is kept in "
@@ -281,7 +291,7 @@ def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> d
 def revert(config: Config, workspace: Workspace) -> dict[str, Any]:
     """The prompt before the one in force. Raises: DataError where no run put that in place."""
     place = workspace.find(config.generate.coach_prompt)
-    now = prompt_hash(read_prompt(place, "generate.coach_prompt,"))
+    now = prompt_hash(_in_force(config, workspace))
     for path, result in _results(workspace):
         if result["passed"] and result["best"] == now and "reverted" not in result:
             write_whole(

@@ -350,6 +350,24 @@ def test_a_prompt_changed_by_hand_is_never_overwritten_by_going_back(
     assert prompt_in(tmp_path).read_text() == mine
 
 
+def test_a_prompt_changed_by_hand_while_it_ran_is_left_as_it_is(
+    serve: Callable[..., ClaudeServer], tmp_path: Path
+) -> None:
+    claude = serve(noise(0.1, wants_lanterns))
+    deal(tmp_path, 40, turns=3)
+    chosen = [part for one in SMALL for part in ("--set", one)]
+    process = start_coach("optimize", tmp_path, *chosen)
+    while claude.messages < 20 and process.poll() is None:
+        time.sleep(0.01)
+    mine = SHIPPED + "\nMine.\n"
+    prompt_in(tmp_path).parent.mkdir(exist_ok=True)
+    prompt_in(tmp_path).write_text(mine)
+    code, _, said = finished(process)
+    assert code == 3, said
+    assert "best.md" in said
+    assert prompt_in(tmp_path).read_text() == mine
+
+
 # --- money and privacy
 
 
