@@ -71,6 +71,7 @@ ROWS = [
         "report_cells",
         "report_text",
         "report_talks",
+        "base_models",
     },
     {
         "rubric",
@@ -108,6 +109,7 @@ ROWS = [
         "ollama_parity",
         "preferences",
         "mlx_replies",
+        "hub",
         "report_markdown",
     },
     {
