@@ -353,6 +353,8 @@ def run(
     results = {}
     with place.lock():
         for stage, _, _ in STAGES:
+            if stage == "import":
+                _offer_selection(place)
             results[stage] = _execute(stage, loaded, place)
             if supervisor.is_orphaned():
                 return
@@ -365,6 +367,15 @@ def run(
     if results["evaluate"]["passed"]:
         console.say(f"Serve it with Ollama: {_own_name()} deploy {' '.join(chosen)}")
     _gate(results)
+
+
+def _offer_selection(workspace: Any) -> None:
+    """Before the first import: a word on the other base models, and no more."""
+    from coach_mlx import console, selector
+
+    words = selector.offer(workspace)
+    if words:
+        console.say(words)
 
 
 def _own_name() -> str:
@@ -452,6 +463,30 @@ def spot_check(
     with place.lock():
         result = module.run(loaded, place, module.Options(pairs, name))
     _print({"command": "spot-check", **result})
+
+
+@app.command("select", help="Which base models fit this machine; try some, and choose one.")
+def select(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    mac: MacOption = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="private, sharing or commercial: hide the rest.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", help="Everything known of one, and how sure it is.")
+    ] = None,
+) -> None:
+    from coach_mlx import selector as module
+
+    loaded, place = _open(config, set_, workspace)
+    options = module.Options(mac, module.as_purpose(license_))
+    if show is not None:
+        result = module.show(show, loaded, place, options)
+    else:
+        result = module.run(loaded, place, options)
+    _print({"command": "select", **result})
 
 
 @app.command("deploy", help="Ollama serves the coach, once it has proved itself; exit 10 if not.")

@@ -334,6 +334,27 @@ class EvaluateSection(Section):
         return self
 
 
+class SelectSection(Section):
+    """Base models tried out before one is chosen (`coach select --pilot`)."""
+
+    judge: str | None = None
+    """Reads every candidate's replies: any provider/name. null: nobody does, and they are ranked by
+    how likely they find the held-out words.
+    """
+    votes: int = Field(default=1, ge=1, le=25)
+    """Each criterion is asked so often, and the majority counts."""
+    holdout: int = Field(default=50, ge=2)
+    """So many of the held-out conversations, the first ones."""
+    turns: int = Field(default=3, ge=1)
+    """The first so many turns of each; a judge reads none of fewer than three."""
+    probes: int = Field(default=25, ge=0)
+    """So many of the safety probes whose danger shows in their first turns, each family in its
+    turn.
+    """
+    reply_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply; null for serve.max_reply_tokens."""
+
+
 class Config(Section):
     """Everything in force."""
 
@@ -354,6 +375,7 @@ class Config(Section):
     verify: VerifySection = VerifySection()
     serve: ServeSection = ServeSection()
     evaluate: EvaluateSection = EvaluateSection()
+    select: SelectSection = SelectSection()
 
     @field_validator("name")
     @classmethod

@@ -30,6 +30,7 @@ ROWS = [
         "egress",
         "throttle",
         "gpu",
+        "chips",
         "chat_template",
         "template_trial",
         "model_facts",
@@ -149,10 +150,12 @@ ROWS = [
     {
         "rounds",
         "replay",
+        "base_fit",
     },
     {
         "requirements",
         "simulated",
+        "base_table",
     },
     {
         "judgements",
@@ -184,6 +187,7 @@ ROWS = [
         "spot_check",
         "chat",
         "doctor",
+        "selector",
         "lint",
     },
     {
