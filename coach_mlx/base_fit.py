@@ -25,6 +25,8 @@ LETTERS_PER_TOKEN = 4
 """Of English, about; where no tokenizer is there."""
 WITHOUT_DATA = 14_000
 """Tokens of 30 turns, the longest conversation that is ever written here."""
+LEAST_SERVED = num_ctx.LEAST
+"""Tokens; with fewer a talk is soon forgotten."""
 Trains = Literal["yes", "close", "no", "unknown"]
 
 

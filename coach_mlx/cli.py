@@ -477,12 +477,39 @@ def select(
     show: Annotated[
         str | None, typer.Option("--show", help="Everything known of one, and how sure it is.")
     ] = None,
+    pilot: Annotated[
+        str | None,
+        typer.Option("--pilot", help="Let these answer: NAME,NAME or mlx/FOLDER and the like."),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let a pilot fetch what is not on this machine.")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="provider/name: in place of select.judge.")
+    ] = None,
+    quote: QuoteOption = False,
+    choose: Annotated[
+        str | None, typer.Option("--choose", help="Write this one into the config.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Choose what would be refused.")] = False,
 ) -> None:
+    from coach_mlx import base_pilot
     from coach_mlx import selector as module
 
-    loaded, place = _open(config, set_, workspace)
-    options = module.Options(mac, module.as_purpose(license_))
-    if show is not None:
+    chosen = [f"select.judge={judge}"] if judge else []
+    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    options = module.Options(mac, module.as_purpose(license_), download, judge is not None, force)
+    if choose is not None:
+        with place.lock():
+            result = module.choose(choose, loaded, place, config, options)
+    elif pilot is not None:
+        names = [name for name in pilot.split(",") if name]
+        with place.lock(), contextlib.redirect_stdout(sys.stderr):
+            if quote:
+                result = base_pilot.show_quote(names, loaded, place)
+            else:
+                result = module.run_pilot(names, loaded, place, options)
+    elif show is not None:
         result = module.show(show, loaded, place, options)
     else:
         result = module.run(loaded, place, options)

@@ -418,13 +418,14 @@ def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
             yield f"{key}:"
             yield from _yaml_lines(value, indent + "  ")
             continue
-        scalar = (
-            yaml.safe_dump(value, allow_unicode=True, width=10_000, default_flow_style=True)
-            .removesuffix("...\n")
-            .strip()
-        )
         yield f"{indent}# {' '.join((field.description or '').split())}"
-        yield f"{indent}{key}: {scalar}"
+        yield f"{indent}{key}: {yaml_scalar(value)}"
+
+
+def yaml_scalar(value: Any) -> str:
+    """A value as it stands behind its key, on one line."""
+    text = yaml.safe_dump(value, allow_unicode=True, width=10_000, default_flow_style=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

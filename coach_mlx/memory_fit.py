@@ -61,6 +61,7 @@ class Way(NamedTuple):
 
 def here() -> Place:
     """This machine, by Metal's recommended working set, the GPU's memory or a share of its own."""
+    mlx_runtime.prepare()
     import mlx.core as mx
 
     kind = mlx_runtime.device()

@@ -72,6 +72,7 @@ ROWS = [
         "report_cells",
         "report_text",
         "report_talks",
+        "config_edit",
         "base_models",
     },
     {
@@ -156,6 +157,7 @@ ROWS = [
         "requirements",
         "simulated",
         "base_table",
+        "pilot_models",
     },
     {
         "judgements",
@@ -168,9 +170,15 @@ ROWS = [
     {
         "measures",
         "safety",
+        "pilot_answers",
+        "base_ranking",
     },
     {
         "decision",
+        "base_rationale",
+    },
+    {
+        "base_pilot",
     },
     {
         "generator",
