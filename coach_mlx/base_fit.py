@@ -85,12 +85,7 @@ def build(candidate: Candidate, bits: int, group_size: int) -> Any:
     import mlx.core as mx
     import mlx.nn as nn
 
-    family = candidate.family
-    try:
-        module = importlib.import_module(f"mlx_lm.models.{MODULES.get(family, family)}")
-        model = module.Model(module.ModelArgs.from_dict(candidate.config))
-    except (ImportError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"mlx-lm cannot build {candidate.name} ({family}): {error}") from None
+    model = _plain(candidate)
     model.set_dtype(mx.bfloat16)  # else scales would have 32 bits, which no published model has
 
     def divides(_: str, layer: Any) -> bool:
@@ -107,15 +102,28 @@ def stored_bytes(model: Any) -> int:
     return sum(int(array.nbytes) for _, array in tree_flatten(model.parameters()))
 
 
-def count_parameters(candidate: Candidate) -> int:
-    """By its shapes, before anything is quantized."""
-    module = importlib.import_module(
-        f"mlx_lm.models.{MODULES.get(candidate.family, candidate.family)}"
-    )
+def count_parameters(model: Any) -> int:
+    """Of a model that is not quantized, by its shapes."""
     from mlx.utils import tree_flatten
 
-    model = module.Model(module.ModelArgs.from_dict(candidate.config))
     return sum(int(array.size) for _, array in tree_flatten(model.parameters()))
+
+
+def _plain(candidate: Candidate) -> Any:
+    """Not quantized yet, and without an output head that the weights do not bring."""
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    family = candidate.family
+    try:
+        module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(family, family)}")
+        model = module.Model(module.ModelArgs.from_dict(candidate.config))
+    except (ImportError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"mlx-lm cannot build {candidate.name} ({family}): {error}") from None
+    head = candidate.shape["vocab_size"] * candidate.shape["hidden_size"]
+    if count_parameters(model) - candidate.parameters == head:
+        for _, module in model.named_modules():
+            module.pop("lm_head", None)  # mlx-lm drops it too, once it has seen the weights
+    return model
 
 
 # --- what is computed at once
@@ -227,7 +235,7 @@ def verdict(peak: int, limit: int) -> Trains:
 def served_tokens(candidate: Candidate, weight_bytes: int, place: Place) -> int:
     """As `num_ctx` reckons it: weights, what llama.cpp computes in, and the rest for the talk."""
     room = max(0, place.limit - weight_bytes - num_ctx.WORKING_BYTES)
-    tokens = room // cache_bytes_per_token(candidate.config)
+    tokens = room // cache_bytes_per_token(candidate.shape)
     return int(min(candidate.context, tokens // num_ctx.STEP * num_ctx.STEP))
 
 

@@ -35,6 +35,21 @@ SHAPE = (
 """What config.json must say before anything can be computed."""
 
 
+def inner(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config; models that also see or hear keep it in another."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def _leads_somewhere(values: Any, path: str) -> bool:
+    """Whether a dotted path such as use.private.why names something."""
+    for part in path.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
 class Use(Record):
     verdict: Verdict
     why: str = Field(min_length=1)
@@ -67,7 +82,8 @@ class Candidate(Record):
     """The MLX community's 4-bit version of it."""
     revision: str | None = None
     """Of what is downloaded."""
-    released: date | str
+    released: str
+    """The month, or the day."""
     parameters: int = Field(gt=0)
     config: dict[str, Any]
     """Of config.json what mlx-lm builds the model from."""
@@ -77,12 +93,12 @@ class Candidate(Record):
     license: str = Field(min_length=1)
     use: Uses
     template: ChatTemplate
-    llama_cpp: bool | str | None
-    """Whether llama.cpp reads it; how, where more is to be said."""
-    ollama: bool | str | None
+    llama_cpp: str | None
+    """What llama.cpp calls its architecture; `None` where it does not know it."""
+    ollama: str | None
     """Its name in Ollama's library."""
-    languages: str | tuple[str, ...] | None
-    notes: str | tuple[str, ...] | None
+    languages: str | None
+    notes: str
     sources: tuple[str, ...] = Field(min_length=1)
     verified: date | None
     """The day on which sources were read."""
@@ -92,7 +108,8 @@ class Candidate(Record):
     @field_validator("config")
     @classmethod
     def _has_a_shape(cls, config: dict[str, Any]) -> dict[str, Any]:
-        wrong = [key for key in SHAPE if type(config.get(key)) is not int or config[key] < 1]
+        shape = inner(config)
+        wrong = [key for key in SHAPE if type(shape.get(key)) is not int or shape[key] < 1]
         if not isinstance(config.get("model_type"), str):
             wrong.insert(0, "model_type")
         if wrong:
@@ -101,8 +118,8 @@ class Candidate(Record):
 
     @model_validator(mode="after")
     def _unverified_are_fields(self) -> "Candidate":
-        known = {*type(self).model_fields, *self.config, *Uses.model_fields, "config"}
-        strange = [one for one in self.unverified if one.split(".")[-1] not in known]
+        known = self.model_dump()
+        strange = [one for one in self.unverified if not _leads_somewhere(known, one)]
         if strange:
             raise ValueError(f"unverified names no field: {', '.join(strange)}")
         return self
@@ -128,26 +145,25 @@ class Candidate(Record):
     def family(self) -> str:
         return str(self.config["model_type"])
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Of the language model."""
+        return inner(self.config)
+
     def of_use(self, purpose: Purpose) -> Use:
         found: Use = getattr(self.use, purpose)
         return found
 
 
-class Catalogue(Record):
-    models: tuple[Candidate, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _told_apart(self) -> "Catalogue":
-        for key in ("name", "base_model", "folder"):
-            found = [getattr(one, key) for one in self.models]
-            twice = sorted({one for one in found if found.count(one) > 1})
-            if twice:
-                raise ValueError(f"{key} stands twice: {', '.join(twice)}")
-        return self
-
-
 def load_catalogue(path: Path) -> tuple[Candidate, ...]:
-    return read_document(path, Catalogue).models
+    """Raises: ConfigError, also where two entries cannot be told apart."""
+    found = read_document(path, tuple[Candidate, ...])
+    for key in ("name", "base_model", "folder"):
+        values = [getattr(one, key) for one in found]
+        twice = sorted({one for one in values if values.count(one) > 1})
+        if twice:
+            raise ConfigError(f"{path}: {key} stands twice: {', '.join(twice)}")
+    return found
 
 
 def find_candidate(name: str, candidates: Sequence[Candidate]) -> Candidate:

@@ -13,12 +13,13 @@ from coach_mlx.memory_fit import Place, Way
 
 SHORT: dict[Verdict, str] = {"allowed": "yes", "conditional": "if", "forbidden": "no"}
 PURPOSES: tuple[Purpose, ...] = ("private", "sharing", "commercial")
-HEADINGS = ("model", "size", "GB", "train GB", "fits", "serves", "use", "system", "here")
+HEADINGS = ("model", "size", "GB", "train GB", "fits", "serves", "use", "system", "export", "here")
 LEGEND = (
     "GB: weights, quantized. train GB: memory at a training's busiest moment; fits: whether this "
     "much is there. serves: tokens of the longest talk. use: private/sharing/commercial, `if` with "
     "conditions. system: how its template takes a system prompt; where that is no role of its own, "
-    "this project puts it into the first message. Computed or looked up; nothing was measured."
+    "this project puts it into the first message. export: whether `coach export` knows its family. "
+    "Computed or looked up; nothing was measured."
 )
 
 
@@ -65,6 +66,7 @@ def cells(candidate: Candidate, fit: Fit, purpose: Purpose | None) -> tuple[str,
         tokens_words(fit.serves_tokens),
         use_words(candidate, purpose),
         template_words(candidate),
+        "yes" if fit.exports else "no",
         "yes" if fit.here else "-",
     )
 
@@ -89,9 +91,6 @@ def say_notes(candidates: Sequence[Candidate], fits: Sequence[Fit]) -> None:
     console.say(LEGEND)
     if any(one.template.thinking != "none" for one in candidates):
         console.say("* thinks aloud unless told not to, as this project tells it; ** always does.")
-    foreign = [one.name for one in fits if not one.exports]
-    if foreign:
-        console.say(f"`coach export` does not know the family of: {', '.join(foreign)}.")
     for one in fits:
         if one.why:
             console.say(f"{one.name}: {one.why}")
@@ -147,12 +146,12 @@ def rows_of(
         *((f"  {one}", _use_line(candidate, one)) for one in PURPOSES),
         ("template", _template_line(candidate)),
         ("export", "known here" if fit.exports else f"not known here: {candidate.family}"),
-        ("llama.cpp", _support(candidate.llama_cpp)),
-        ("Ollama", _support(candidate.ollama)),
-        ("languages", _several(candidate.languages)),
-        ("notes", _several(candidate.notes)),
+        ("llama.cpp", candidate.llama_cpp or "does not know it"),
+        ("Ollama", candidate.ollama or "no name found"),
+        ("languages", candidate.languages or "not known"),
+        ("notes", candidate.notes),
         ("here", fit.here or f"no; coach select --pilot {candidate.name} --download fetches it"),
-        ("sources", _several(candidate.sources)),
+        ("sources", "; ".join(candidate.sources)),
         ("verified", str(candidate.verified or "never: no source was read")),
         ("unverified", ", ".join(candidate.unverified) or "nothing"),
     ]
@@ -200,16 +199,6 @@ def _template_line(candidate: Candidate) -> str:
         "always": "it always thinks aloud: a coach cannot be trained on it",
     }[candidate.template.thinking]
     return f"{system}; {thinking}"
-
-
-def _support(known: bool | str | None) -> str:
-    return {True: "yes", False: "no", None: "not known"}.get(known, str(known))  # type: ignore[arg-type]
-
-
-def _several(words: str | Sequence[str] | None) -> str:
-    if words is None:
-        return "not known"
-    return words if isinstance(words, str) else "; ".join(words)
 
 
 def _joined(*parts: Any) -> str:
