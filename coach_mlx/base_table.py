@@ -13,9 +13,9 @@ from coach_mlx.memory_fit import Place, Way
 
 SHORT: dict[Verdict, str] = {"allowed": "yes", "conditional": "if", "forbidden": "no"}
 PURPOSES: tuple[Purpose, ...] = ("private", "sharing", "commercial")
-HEADINGS = ("model", "size", "GB", "train GB", "fits", "serves", "use", "system", "export", "here")
+HEADINGS = ("model", "size", "GB", "train", "fits", "serves", "use", "system", "export", "here")
 LEGEND = (
-    "GB: weights, quantized. train GB: memory at a training's busiest moment; fits: whether this "
+    "GB: weights, quantized. train: GB of memory at a training's busiest moment; fits: whether this "
     "much is there. serves: tokens of the longest talk. use: private/sharing/commercial, `if` with "
     "conditions. system: how its template takes a system prompt; where that is no role of its own, "
     "this project puts it into the first message. export: whether `coach export` knows its family. "
@@ -79,7 +79,7 @@ def show_table(
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for heading in HEADINGS:
-        right = heading in ("size", "GB", "train GB", "serves")
+        right = heading in ("size", "GB", "train", "serves")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for candidate, fit in zip(candidates, fits, strict=True):
         table.add_row(*(Text(cell) for cell in cells(candidate, fit, purpose)))
