@@ -15,11 +15,11 @@ SHORT: dict[Verdict, str] = {"allowed": "yes", "conditional": "if", "forbidden":
 PURPOSES: tuple[Purpose, ...] = ("private", "sharing", "commercial")
 HEADINGS = ("model", "size", "GB", "train", "fits", "serves", "use", "system", "export", "here")
 LEGEND = (
-    "GB: weights, quantized. train: GB of memory at a training's busiest moment; fits: whether this "
-    "much is there. serves: tokens of the longest talk. use: private/sharing/commercial, `if` with "
-    "conditions. system: how its template takes a system prompt; where that is no role of its own, "
-    "this project puts it into the first message. export: whether `coach export` knows its family. "
-    "Computed or looked up; nothing was measured."
+    "GB: weights, quantized. train: GB of memory at a training's busiest moment; fits: whether "
+    "they are there. serves: tokens of the longest talk. use: private/sharing/commercial, `if` "
+    "with conditions. system: how its template takes a system prompt; where that is no role of "
+    "its own, this project puts it into the first message. export: whether `coach export` knows "
+    "its family. Computed or looked up; nothing was measured."
 )
 
 
