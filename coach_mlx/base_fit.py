@@ -37,7 +37,7 @@ class Fit(Record):
     base_model: str
     parameters: int
     weight_bytes: int | None = None
-    """Quantized to `base.bits`."""
+    """As an import stores them: 4 bits where that is what it begins with, or `base.bits`."""
     train_bytes: int | None = None
     """At the busiest moment, at the longest conversation."""
     trains: Trains = "unknown"
@@ -93,6 +93,13 @@ def build(candidate: Candidate, bits: int, group_size: int) -> Any:
 
     nn.quantize(model, group_size, bits, class_predicate=divides)
     return model
+
+
+def as_imported(candidate: Candidate, config: Config) -> Any:
+    """What `coach import` would make of it. Raises: DataError."""
+    if candidate.is_quantized:
+        return build(candidate, 4, candidate.own_groups)
+    return build(candidate, config.base.bits, config.base.group_size)
 
 
 def stored_bytes(model: Any) -> int:
@@ -204,7 +211,7 @@ def measure(
         "here": found.words if found else None,
     }
     try:
-        model = build(candidate, config.base.bits, config.base.group_size)
+        model = as_imported(candidate, config)
         weights = stored_bytes(model)
         facts = facts_of(model, place.kind)
     except DataError as error:
@@ -255,6 +262,6 @@ def _tokenizer(found: OnDisk | None) -> Any:
 
 def ways(candidate: Candidate, config: Config, place: Place, data: Data) -> list[Way]:
     """The settings of a training that would make it fit."""
-    facts = facts_of(build(candidate, config.base.bits, config.base.group_size), place.kind)
+    facts = facts_of(as_imported(candidate, config), place.kind)
     loads = longest_of(data, config.train).loads
     return ways_to_fit(facts, config.train, loads, place.limit)

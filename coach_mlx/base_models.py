@@ -133,8 +133,13 @@ class Candidate(Record):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether what is downloaded has 4 bits already."""
+        """Whether what an import begins with has 4 bits already, which it keeps."""
         return self.base_model in (self.mlx, PACKAGED)
+
+    @property
+    def own_groups(self) -> int:
+        """Weights that share a scale, where it is quantized already."""
+        return 32 if self.base_model == PACKAGED else 64
 
     @property
     def folder(self) -> str:

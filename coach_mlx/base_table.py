@@ -133,8 +133,8 @@ def rows_of(
     """Everything that is known of it, and what is not known for sure."""
     return [
         ("model", f"{candidate.title} ({candidate.name})"),
-        ("base.model", candidate.base_model),
-        ("original", candidate.hub + (f" at {candidate.revision}" if candidate.revision else "")),
+        ("base.model", _joined(candidate.base_model, candidate.revision)),
+        ("original", candidate.hub),
         ("released", str(candidate.released)),
         ("size", f"{candidate.parameters:,} parameters, {gigabytes(fit.weight_bytes)} quantized"),
         ("training", _training_words(fit, place)),

@@ -63,7 +63,7 @@ def download_bytes(candidate: Candidate, config: Config) -> int:
     """Computed from shapes: 4 bits where those are what is downloaded, otherwise 16."""
     if not candidate.is_quantized:
         return 2 * candidate.parameters
-    return base_fit.stored_bytes(base_fit.build(candidate, 4, config.base.group_size))
+    return base_fit.stored_bytes(base_fit.as_imported(candidate, config))
 
 
 def _not_here(missing: Sequence[Candidate], config: Config) -> str:

@@ -82,6 +82,24 @@ def test_every_model_has_the_parameters_that_its_shapes_say(one: Candidate) -> N
     assert base_fit.stored_bytes(base_fit.build(one, 4, 64)) < 0.75 * one.parameters
 
 
+def test_the_embedded_models_size_is_that_of_its_import(smollm2: Path) -> None:
+    stored = sum(path.stat().st_size for path in smollm2.glob("*.safetensors"))
+    computed = base_fit.stored_bytes(base_fit.as_imported(named("smollm2"), CONFIG))
+    assert computed == pytest.approx(stored, rel=0.01)
+
+
+def test_what_is_quantized_already_keeps_its_bits() -> None:
+    eight = load_config(None, ["base.bits=8"])
+    for name in ("qwen2.5-7b", "smollm2"):
+        sizes = [
+            base_fit.stored_bytes(base_fit.as_imported(named(name), config))
+            for config in (CONFIG, eight)
+        ]
+        assert sizes[1] == sizes[0]
+    plain = named("qwen2.5-7b").model_copy(update={"mlx": None})
+    assert base_fit.stored_bytes(base_fit.as_imported(plain, eight)) > 8e9
+
+
 def test_nothing_is_computed_to_know_what_a_model_needs() -> None:
     import mlx.core as mx
 
