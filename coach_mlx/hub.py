@@ -1,8 +1,9 @@
 """A model from the hub: the one way in which this project downloads anything.
 
 Reads and writes the hub's own cache on this machine. The download is a process of its own, so that
-this one never goes online; one that broke off goes on where it stopped. What came is held against
-its own headers, and a file that is not whole is fetched once more.
+this one never goes online. The hub's library goes on by itself after a lost connection; after a
+stop, files that came whole are kept and the others begin anew. What came is held against its own
+headers, and a file that is not whole is fetched once more.
 Fails: BackendError where the hub does not answer, DataError where what it gives is not whole, and
 ToolError where the disk has no room.
 """

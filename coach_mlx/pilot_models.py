@@ -88,8 +88,8 @@ def _download(candidate: Candidate, config: Config) -> None:
         candidate.base_model,
         candidate.revision,
         int(MORE_THAN_WEIGHTS * size),
-        "What was downloaded is kept. With a network, the same command goes on where it stopped; "
-        "some models need an account on the hub, and a licence accepted there.",
+        "Files that came whole are kept. With a network, the same command fetches the others; some "
+        "models need an account on the hub, and a licence accepted there.",
     )
 
 

@@ -39,8 +39,7 @@ def test_the_specified_models_and_the_embedded_one_are_there() -> None:
 def test_what_the_licence_allows_is_said_with_its_reason(one: Candidate) -> None:
     order = ("allowed", "conditional", "forbidden")
     private, sharing, commercial = (
-        order.index(one.of_use(purpose).verdict)  # type: ignore[arg-type]
-        for purpose in ("private", "sharing", "commercial")
+        order.index(one.of_use(purpose).verdict) for purpose in ("private", "sharing", "commercial")
     )
     assert private <= max(sharing, commercial)  # nothing is stricter at home than in public
     if one.license.startswith(("Apache", "MIT")):

@@ -1,12 +1,13 @@
 """Choosing a base model: what is computed, who answers best, and what reaches the config."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from coach_mlx.base_fit import Data, longest_of
 from coach_mlx.base_models import CATALOGUE, Candidate, find_candidate, load_catalogue
 from coach_mlx.base_rationale import read_rationale
 from coach_mlx.config import Config, load_config
-from coach_mlx.errors import ConfigError, DataError, ToolError
+from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.model_facts import cache_bytes_per_token
 from coach_mlx.pilot_answers import cut, first_turns, shows_early
 from coach_mlx.pilot_models import download_bytes
@@ -287,7 +288,9 @@ def scripted_pilot(tmp_path: Path, judge: str | None, *overrides: str) -> tuple[
 
 
 def test_a_judged_pilot_puts_the_better_coach_first(tmp_path: Path) -> None:
-    texts = {text: ["CQ1", "CQ2", "CQ3"] for text in replies(mutant_of("null"))[:2]}
+    texts: dict[str, Sequence[str]] = {
+        text: ["CQ1", "CQ2", "CQ3"] for text in replies(mutant_of("null"))[:2]
+    }
     judge = judge_file(tmp_path / "judge.jsonl", texts)
     config, workspace, names = scripted_pilot(tmp_path, judge)
     found = selector.run_pilot(names, config, workspace)
@@ -480,6 +483,7 @@ def test_a_killed_pilot_generates_nothing_twice(
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    assert 3 <= path.read_bytes().count(b"\n") < 48
     code, found, said = finished(start("select", *options))
     assert code == 0, said
     keys = [(one["asked"], one["script"], one["turn"]) for one in read_jsonl(path)]
@@ -525,6 +529,60 @@ def test_a_file_that_came_short_is_asked_for_again(
     assert "not whole, asking for it again" in capsys.readouterr().err
     assert hub.broken_weights(folder) == []
     mlx_runtime.require_whole_model(folder)
+
+
+HUBS_PIECE = 10 * 2**20
+"""Bytes that the hub's library writes down at a time."""
+
+
+class DroppingHub(Hub):
+    """Hangs up shortly before the weights end, so often; goes on from any byte."""
+
+    left: int
+    asked: list[tuple[str, int]]
+    """Each file, and the byte from which it was asked for."""
+
+    def answer(self, body: bytes) -> None:
+        if self.command == "HEAD" or "/resolve/" not in self.path:
+            super().answer(body)
+            return
+        name = self.path.split("?")[0].rsplit("/", 1)[1]
+        begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.asked.append((name, begin))
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(body) - begin))
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        hangs_up = name.endswith(".safetensors") and self.left > 0
+        type(self).left -= hangs_up
+        self.wfile.write(body[begin : len(body) - 10**6 * hangs_up])
+
+
+@pytest.mark.parametrize("times", [1, 6])
+def test_a_download_that_broke_off_keeps_what_it_has(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Once: the hub's library goes on from the last piece. As often as it tries: the next command
+    asks for no file that came whole.
+    """
+    asked: list[tuple[str, int]] = []
+    handler = type("Dropping", (DroppingHub,), {"folder": tiny, "asked": asked, "left": times})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    try:
+        if times > 1:
+            with pytest.raises(BackendError, match=r"did not give someone/tiny\. Type it again"):
+                hub.download_whole("someone/tiny", None, 1000, "Type it again.")
+        folder = hub.download_whole("someone/tiny", None, 1000, "Type it again.")
+    finally:
+        server.shutdown()
+        server.server_close()
+    mlx_runtime.require_whole_model(folder)
+    assert ("model.safetensors", HUBS_PIECE) in asked
+    assert sum(name == "tokenizer.json" for name, _ in asked) == 1
 
 
 def test_a_download_needs_room(cut_hub: ThreadingHTTPServer) -> None:
