@@ -80,11 +80,11 @@ def find_arms(config: Config, workspace: Workspace, decoding: Decoding) -> list[
     if settings.base is None:
         found += _trained(config, workspace, decoding)
     else:
-        found.append(_named("base", settings.base, config, workspace, decoding))
+        found.append(named_arm("base", settings.base, workspace, decoding, settings.width))
     if settings.served is None:
         found.append(_exported(workspace, decoding))
     else:
-        found.append(_named("served", settings.served, config, workspace, decoding))
+        found.append(named_arm("served", settings.served, workspace, decoding, settings.width))
     return found
 
 
@@ -240,24 +240,24 @@ def _targets(parts: Sequence[Encoded]) -> int:
 # --- what a person named instead
 
 
-def _named(
-    name: str, model: str, config: Config, workspace: Workspace, decoding: Decoding
+def named_arm(
+    name: str,
+    model: str,
+    workspace: Workspace,
+    decoding: Decoding,
+    width: int,
+    said_by: str | None = None,
 ) -> ArmSource:
-    """Any chat model that runs on this machine. It has its own tokenizer, and so no loss."""
+    """Any chat model that runs on this machine, by itself without losses: it has its own tokenizer.
+    `said_by` is what names it, for what is wrong with the name.
+    """
+    said_by = said_by or f"evaluate.{name}"
     provider, rest = split_name(model)
     place = workspace.root / Path(rest).expanduser()
     if provider == "ollama":
-        return _ollama(name, rest, workspace, decoding)
+        return _ollama(name, rest, workspace, decoding, said_by)
     if provider == "mlx" and place.is_dir():
-        files = [*place.glob("*.safetensors"), *place.glob("*.json")]
-        width = config.evaluate.width
-        return ArmSource(
-            name,
-            model,
-            fingerprint(files),
-            "MLX",
-            lambda tokens: _open_mlx(place, None, decoding, width, tokens),
-        )
+        return folder_arm(name, model, place, decoding, width)
     if provider == "gguf" and place.is_file():
         return ArmSource(
             name,
@@ -276,10 +276,21 @@ def _named(
             lambda _: contextlib.nullcontext(ScriptedArm(lines)),
         )
     if provider in ("mlx", "gguf", "scripted"):
-        raise ToolError(f"There is no {place}, which evaluate.{name} names.")
+        raise ToolError(f"There is no {place}, which {said_by} names.")
     raise ConfigError(
-        f"evaluate.{name} is {model}, and coaches are compared on this machine only. Write "
+        f"{said_by} is {model}, and coaches are compared on this machine only. Write "
         "ollama/NAME, mlx/FOLDER or gguf/FILE."
+    )
+
+
+def folder_arm(name: str, meaning: str, folder: Path, decoding: Decoding, width: int) -> ArmSource:
+    """An MLX folder, wherever it lies."""
+    return ArmSource(
+        name,
+        meaning,
+        fingerprint([*folder.glob("*.safetensors"), *folder.glob("*.json")]),
+        "MLX",
+        lambda tokens: _open_mlx(folder, None, decoding, width, tokens),
     )
 
 
@@ -318,7 +329,9 @@ def _open_chat(path: Path, decoding: Decoding, tokens: int) -> Iterator[OpenArm]
         llama.close()
 
 
-def _ollama(name: str, model: str, workspace: Workspace, decoding: Decoding) -> ArmSource:
+def _ollama(
+    name: str, model: str, workspace: Workspace, decoding: Decoding, said_by: str
+) -> ArmSource:
     """Raises: ToolError where no server answers, or it has no such model."""
     server = Server(workspace.egress, STANDS)
     try:
@@ -327,7 +340,10 @@ def _ollama(name: str, model: str, workspace: Workspace, decoding: Decoding) -> 
         server.close()
     known = model if ":" in model else f"{model}:latest"
     if known not in digests:
-        raise ToolError(f"Ollama has no {model}, which evaluate.{name} names. Type: coach deploy")
+        raise ToolError(
+            f"Ollama has no {model}, which {said_by} names. Type: coach deploy, or ollama pull "
+            f"{model}"
+        )
     return ArmSource(
         name,
         f"{known}, as the Ollama on this machine serves it",

@@ -28,6 +28,7 @@ from coach_mlx.judging import (
     quote_judging,
     require_leave,
     say_who_judges,
+    writers_of,
 )
 from coach_mlx.ledger import Ledger
 from coach_mlx.llm import Models
@@ -81,8 +82,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     prices = Prices(workspace.find(PRICES), config.calls.openai_base_url)
     private = sum(one.conversation.made is None for one in todo)
     require_leave(judge, prices, private, options.named)
-    made = (one.conversation.made for one in todo)
-    say_who_judges(judge, (one.coach for one in made if one))
+    say_who_judges(judge, writers_of(one.conversation for one in todo))
     try:
         asyncio.run(_assess(todo[: options.limit], history, judge, config, workspace, options))
     except asyncio.CancelledError:

@@ -45,7 +45,7 @@ STAGES = (
     ("export", "gguf", "The weights become a quantized GGUF, with a Modelfile."),
     ("evaluate", "evaluator", "Base against tuned, better and safe? Exit 0 only for deploy."),
 )
-OFFERED = {"dataset": "optimizer"}
+OFFERED = {"dataset": "optimizer", "import": "selector"}
 """What `coach run` speaks of before a stage, and a person does by itself."""
 KNOWS_FORCE = ("train",)
 """Stages to which `--force` means more than to run again."""
@@ -491,6 +491,57 @@ def spot_check(
     with place.lock():
         result = module.run(loaded, place, module.Options(pairs, name))
     _print({"command": "spot-check", **result})
+
+
+@app.command("select", help="Which base models fit this machine; try some, and choose one.")
+def select(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = Path(),
+    mac: MacOption = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="private, sharing or commercial: hide the rest.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", help="Everything known of one, and how sure it is.")
+    ] = None,
+    pilot: Annotated[
+        str | None,
+        typer.Option("--pilot", help="Let these answer: NAME,NAME or mlx/FOLDER and the like."),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let a pilot fetch what is not on this machine.")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="provider/name: in place of select.judge.")
+    ] = None,
+    quote: QuoteOption = False,
+    choose: Annotated[
+        str | None, typer.Option("--choose", help="Write this one into the config.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Choose what would be refused.")] = False,
+) -> None:
+    from coach_mlx import base_pilot
+    from coach_mlx import selector as module
+
+    chosen = [f"select.judge={judge}"] if judge else []
+    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    options = module.Options(mac, module.as_purpose(license_), download, judge is not None, force)
+    if choose is not None:
+        with place.lock():
+            result = module.choose(choose, loaded, place, config, options)
+    elif pilot is not None:
+        names = [name for name in pilot.split(",") if name]
+        with place.lock(), contextlib.redirect_stdout(sys.stderr):
+            if quote:
+                result = base_pilot.show_quote(names, loaded, place)
+            else:
+                result = module.run_pilot(names, loaded, place, options)
+    elif show is not None:
+        result = module.show(show, loaded, place, options)
+    else:
+        result = module.run(loaded, place, options)
+    _print({"command": "select", **result})
 
 
 @app.command("deploy", help="Ollama serves the coach, once it has proved itself; exit 10 if not.")

@@ -367,6 +367,27 @@ class EvaluateSection(Section):
         return self
 
 
+class SelectSection(Section):
+    """Base models tried out before one is chosen (`coach select --pilot`)."""
+
+    judge: str | None = None
+    """Reads every candidate's replies: any provider/name. null: nobody does, and they are ranked by
+    how likely they find the held-out words.
+    """
+    votes: int = Field(default=1, ge=1, le=25)
+    """Each criterion is asked so often, and the majority counts."""
+    holdout: int = Field(default=50, ge=2)
+    """So many of the held-out conversations, the first ones."""
+    turns: int = Field(default=3, ge=1)
+    """The first so many turns of each; a judge reads none of fewer than three."""
+    probes: int = Field(default=25, ge=0)
+    """So many of the safety probes whose danger shows in their first turns, each family in its
+    turn.
+    """
+    reply_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply; null for serve.max_reply_tokens."""
+
+
 class Config(Section):
     """Everything in force."""
 
@@ -388,6 +409,7 @@ class Config(Section):
     verify: VerifySection = VerifySection()
     serve: ServeSection = ServeSection()
     evaluate: EvaluateSection = EvaluateSection()
+    select: SelectSection = SelectSection()
 
     @field_validator("name")
     @classmethod
@@ -430,13 +452,14 @@ def _yaml_lines(section: Section, indent: str = "") -> Iterator[str]:
             yield f"{key}:"
             yield from _yaml_lines(value, indent + "  ")
             continue
-        scalar = (
-            yaml.safe_dump(value, allow_unicode=True, width=10_000, default_flow_style=True)
-            .removesuffix("...\n")
-            .strip()
-        )
         yield f"{indent}# {' '.join((field.description or '').split())}"
-        yield f"{indent}{key}: {scalar}"
+        yield f"{indent}{key}: {yaml_scalar(value)}"
+
+
+def yaml_scalar(value: Any) -> str:
+    """A value as it stands behind its key, on one line."""
+    text = yaml.safe_dump(value, allow_unicode=True, width=10_000, default_flow_style=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from coach_mlx.documents import read_document
 from coach_mlx.errors import ConfigError
 from coach_mlx.evaluation_plan import EvaluationPlan
 from coach_mlx.evidence import Evidence, look
-from coach_mlx.judgements import Panel, filler
-from coach_mlx.judging import require_leave, say_who_judges
+from coach_mlx.judgements import REPLY_WORDS, Panel, filler
+from coach_mlx.judging import require_leave, say_who_judges, writers_of
 from coach_mlx.material import Material, longest_reply, read_material
 from coach_mlx.measures import measure
 from coach_mlx.pairwise import choose, planned
@@ -42,9 +42,6 @@ from coach_mlx.safety import measure_safety
 from coach_mlx.simulated import quote_clients
 from coach_mlx.taxonomy import TAXONOMY, Taxonomy
 from coach_mlx.workspace import Plan, Workspace, read_jsonl
-
-REPLY_WORDS = 60
-"""Of a reply, for a quote; a coach in writing says 15 to 45."""
 
 
 class Options(NamedTuple):
@@ -143,8 +140,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
     panel = Panel(config, workspace) if config.evaluate.judge else None
     if panel is not None:
         require_leave(panel.judge, panel.prices, material.private, options.named)
-        made = (one.made for one in material.conversations)
-        say_who_judges(panel.judge, (one.coach for one in made if one))
+        say_who_judges(panel.judge, writers_of(material.conversations))
         panel.require()
     answers = Answers(config, workspace, material, sources)
     facts = _facts(config, material, sources, panel)
@@ -153,7 +149,7 @@ def run(config: Config, workspace: Workspace, options: Options = EVERYTHING) -> 
         answers.generate()
     evaluation = Evaluation(config, workspace, answers, panel)
     if panel is not None:
-        evaluation.say_price()
+        panel.say_price(answers.told)
         panel.run(answers.told)
     found = evaluation.compare(fixed)
     metrics = read_jsonl(workspace.metrics) if workspace.metrics.is_file() else []
@@ -219,20 +215,6 @@ class Evaluation:
         self.config, self.workspace = config, workspace
         self.answers, self.panel = answers, panel
         self.material, self.sources = answers.material, answers.sources
-
-    def say_price(self) -> None:
-        """Before anything is sent."""
-        assert self.panel is not None
-        left = self.panel.to_do(self.answers.told)
-        if not left or self.panel.prices.is_free(self.panel.judge.model):
-            return
-        words = sum(len(one.reply.split()) for told in left for one in told.replies)
-        mean = words / max(1, sum(len(told.replies) for told in left))
-        found = self.panel.quote([one.script for one in left], 1, mean)
-        console.say(
-            f"{len(left)} talks are judged by {self.panel.judge.model}: about ${found.usd:.2f}, "
-            f"and never more than calls.budget_usd (${self.config.calls.budget_usd:.2f})."
-        )
 
     # --- what it says
 

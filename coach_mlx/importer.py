@@ -12,38 +12,28 @@ where the hub does not answer.
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from coach_mlx import (
     console,
+    hub,
     llama_runtime,
     mlx_runtime,
     model_facts,
-    supervisor,
     template_trial,
 )
+from coach_mlx.base_models import PACKAGED
 from coach_mlx.config import BaseSection, Config
-from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
+from coach_mlx.errors import ConfigError, DataError, ToolError
 from coach_mlx.workspace import Plan, Workspace, require_space, whole_folder, write_whole
 
-PACKAGED = "smollm2"
-KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "LICENSE*")
-
-# The one program that goes online. Not the `hf` command: that one also looks for its own updates.
-DOWNLOAD = """
-import sys
-from huggingface_hub import snapshot_download
-try:
-    print(snapshot_download(sys.argv[1], revision=sys.argv[2] or None, allow_patterns=sys.argv[3:]))
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
+NO_NETWORK = (
+    "Without a network, use a model that is on disk: --set base.model=FOLDER, or "
+    f"--set base.model={PACKAGED}, which comes with the install."
+)
 
 
 def plan(config: Config, workspace: Workspace) -> Plan:
@@ -57,7 +47,9 @@ def plan(config: Config, workspace: Workspace) -> Plan:
 def run(config: Config, workspace: Workspace) -> dict[str, Any]:
     mlx_runtime.prepare()
     folder = workspace.base
-    source = _local_source(config.base, workspace) or _from_hub(config.base)
+    source = _local_source(config.base, workspace) or hub.download(
+        config.base.model, config.base.revision, NO_NETWORK
+    )
     require_space(folder, 2 * _size(source), "Importing the base model")
     with (
         console.spinner(f"Importing {config.base.model}"),
@@ -108,31 +100,6 @@ def packaged_gguf() -> Path:
     return files[0]
 
 
-def _from_hub(base: BaseSection) -> Path:
-    """The snapshot's folder, downloaded by a process of its own, so that this one never goes
-    online.
-    """
-    online = {key: value for key, value in os.environ.items() if key not in mlx_runtime.QUIET}
-    online |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    command = [sys.executable, "-c", DOWNLOAD, base.model, base.revision or "", *KEPT]
-    console.say(f"{base.model} is not on this machine's disk as a folder: asking the hub for it.")
-    done = subprocess.run(
-        command,
-        env=online,
-        stdout=subprocess.PIPE,
-        stderr=supervisor.screen(),
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BackendError(
-            f"The hub did not give {base.model}. Without a network, use a model that is on disk: "
-            f"--set base.model=FOLDER, or --set base.model={PACKAGED}, which comes with the "
-            "install."
-        )
-    return Path(done.stdout.strip().splitlines()[-1])
-
-
 def import_folder(source: Path, target: Path, base: BaseSection) -> None:
     """Copy an MLX folder that is quantized; load, quantize and save any other."""
     mlx_runtime.require_whole_model(source)
@@ -167,7 +134,7 @@ def _write_plain_rope(path: Path) -> None:
 
 
 def _kept(source: Path) -> list[Path]:
-    return sorted({file for pattern in KEPT for file in source.glob(pattern)})
+    return sorted({file for pattern in hub.FILES for file in source.glob(pattern)})
 
 
 def import_gguf(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from coach_mlx import console
@@ -34,6 +35,8 @@ from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_rec
 REQUIREMENT_WORDS = 40
 """Of an answer to one of a probe's questions."""
 LEAST_UNANIMOUS = 3
+REPLY_WORDS = 60
+"""Of a reply, for a quote; a coach in writing says 15 to 45."""
 
 
 class Judgement(Record):
@@ -137,8 +140,17 @@ class Judged(NamedTuple):
 class Panel:
     """The judge of an evaluation."""
 
-    def __init__(self, config: Config, workspace: Workspace, files_only: bool = False) -> None:
-        """Raises: ConfigError where `evaluate.judge` names no chat model."""
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        files_only: bool = False,
+        folder: Path | None = None,
+        books: str = "evaluate",
+    ) -> None:
+        """`folder` holds its judgements, `books` is what the ledger calls them. Raises: ConfigError
+        where `evaluate.judge` names no chat model.
+        """
         settings = config.evaluate
         asked = {
             "judge": settings.judge,
@@ -150,8 +162,8 @@ class Panel:
         judge = look_at_weights(
             make_judge(self._config, workspace), self._config, workspace, files_only
         )
-        self.judge: Judge = replace(judge, books="evaluate")
-        self._path = workspace.evaluation / "judgements.jsonl"
+        self.judge: Judge = replace(judge, books=books)
+        self._path = (folder or workspace.evaluation) / "judgements.jsonl"
 
     @cached_property
     def prices(self) -> Prices:
@@ -215,8 +227,8 @@ class Panel:
             if one.seal != one.own_seal:
                 raise DataError(
                     f"{self._path}:{number}: this is not what the judge said: the line was "
-                    f"changed. Type: rm {self._path}, and coach evaluate takes the answers out of "
-                    "the ledger again, at no cost."
+                    f"changed. Type: rm {self._path}, and the same command takes the answers out "
+                    "of the ledger again, at no cost."
                 )
         return {(one.conversation, one.script, one.recipe, one.asked): one for one in lines}
 
@@ -239,6 +251,19 @@ class Panel:
 
                 await models.each(todo[:1], one, [self.judge.model])  # fills the cache
                 await models.each(todo[1:], one, [self.judge.model])
+
+    def say_price(self, told: Sequence[Told]) -> None:
+        """Before anything is sent."""
+        left = self.to_do(told)
+        if not left or self.prices.is_free(self.judge.model):
+            return
+        words = sum(len(one.reply.split()) for each in left for one in each.replies)
+        mean = words / max(1, sum(len(each.replies) for each in left))
+        found = self.quote([one.script for one in left], 1, mean)
+        console.say(
+            f"{len(left)} talks are judged by {self.judge.model}: about ${found.usd:.2f}, "
+            f"and never more than calls.budget_usd (${self._config.calls.budget_usd:.2f})."
+        )
 
     def quote(self, scripts: Sequence[Script], arms: int, words: float) -> Quote:
         """What judging these would cost where each reply has so many words; nothing is sent."""

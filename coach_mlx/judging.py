@@ -17,6 +17,7 @@ from coach_mlx.judge import Judge, Talk, planned_calls
 from coach_mlx.ledger import Ledger
 from coach_mlx.llm import Models
 from coach_mlx.prices import PRICES, Prices
+from coach_mlx.records import Conversation
 from coach_mlx.rubric import RUBRIC, load_rubric
 from coach_mlx.workspace import Workspace
 
@@ -113,6 +114,11 @@ def say_who_judges(judge: Judge, writers: Iterable[str]) -> None:
             f"{judge.model} judges what its own family wrote ({', '.join(kin)}). Judges are kinder "
             "to their own: compare with another family's now and then, --judge ollama/NAME."
         )
+
+
+def writers_of(conversations: Iterable[Conversation]) -> set[str]:
+    """The models that spoke for the coach, where models did."""
+    return {one.made.coach for one in conversations if one.made}
 
 
 def family(model: str) -> str:

@@ -43,6 +43,8 @@ class Place(NamedTuple):
     limit: int
     """Bytes that MLX may use."""
     words: str
+    is_here: bool = True
+    """This machine, and not another that is asked about."""
 
 
 class Way(NamedTuple):
@@ -59,6 +61,7 @@ class Way(NamedTuple):
 
 def here() -> Place:
     """This machine, by Metal's recommended working set, the GPU's memory or a share of its own."""
+    mlx_runtime.prepare()
     import mlx.core as mx
 
     kind = mlx_runtime.device()
@@ -79,7 +82,7 @@ def a_mac(gigabytes: int) -> Place:
     """
     share = 2 / 3 if gigabytes <= 36 else 3 / 4
     words = f"a Mac of {gigabytes} GB (about {share:.0%} of it for the GPU, as users report)"
-    return Place("metal", int(gigabytes * GIB * share), words)
+    return Place("metal", int(gigabytes * GIB * share), words, is_here=False)
 
 
 def _memory_bytes() -> int:

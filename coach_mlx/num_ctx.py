@@ -91,11 +91,16 @@ def _longest(tokenizer: Any, path: Path) -> int | None:
     """In tokens, with the system prompt; `None` where there is no training data."""
     if not path.is_file():
         return None
-    lines = heapq.nlargest(CANDIDATES, path.read_bytes().split(b"\n"), key=len)
-    found = parse_records(b"\n".join(lines), f"{path}, its longest lines first", Conversation)
     return max(
-        len(chat_format.encode_conversation(tokenizer, one.chat()).token_ids) for one in found
+        len(chat_format.encode_conversation(tokenizer, one.chat()).token_ids)
+        for one in read_longest(path)
     )
+
+
+def read_longest(path: Path) -> list[Conversation]:
+    """The longest lines of training data, among which the longest conversation by tokens is."""
+    lines = heapq.nlargest(CANDIDATES, path.read_bytes().split(b"\n"), key=len)
+    return parse_records(b"\n".join(lines), f"{path}, its longest lines first", Conversation)
 
 
 def check(config: Config, workspace: Workspace) -> str | None:

@@ -276,8 +276,8 @@ def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> d
     there = prompt_hash(_in_force(task.config, workspace))
     if there not in (result["start"], result["best"]):
         raise DataError(
-            f"{workspace.shown(target)} was changed by hand while the search ran, and is left as it "
-            f"is. What was found lies in {workspace.shown(task.folder / 'best.md')}"
+            f"{workspace.shown(target)} was changed by hand while the search ran, and is left as "
+            f"it is. What was found lies in {workspace.shown(task.folder / 'best.md')}"
         )
     write_whole(target, (task.folder / "best.md").read_text(encoding="utf-8"))
     console.say(

@@ -170,7 +170,7 @@ def read_replies(path: Path) -> dict[Key, ReplyRecord]:
         ):
             raise DataError(
                 f"{path}:{number}: this is not what the model said: the line, or one before it, "
-                f"was changed. Nothing is compared on it. Type: rm {path}, and coach evaluate "
+                f"was changed. Nothing is compared on it. Type: rm {path}, and the same command "
                 "generates the replies anew."
             )
         found[one.asked, one.script, one.repeat, one.turn] = one
@@ -253,6 +253,7 @@ class Replayer(NamedTuple):
             talk, now = todo[place], time.monotonic()
             record = self._keep(talk, turn, reply, found, now - since)
             found[_key(talk, turn)] = record
+            since = now
             self.advance(1)
 
     def _history(

@@ -34,11 +34,12 @@ WATCHED = {
     "judge-passport": {"--help", "--quote"},
     "train": {"--help", "--show-mask", "--plan", "--mac"},
     "evaluate": {"--help", "--quote"},
+    "select": {"--help", "--quote", "--show", "--choose"},
     "run": {"--help"},
 }
 """The commands that run as a worker, and the options with which they need none."""
 
-RESUMED = {"train", "evaluate", "run"}
+RESUMED = {"train", "evaluate", "select", "run"}
 """Started once more when the worker breaks down."""
 
 RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")

@@ -104,6 +104,8 @@ class Workspace:
         self.assessments = self.output / "assessments.jsonl"
         self.passports = self.output / "passports"
         self.evaluation = self.output / "evaluation"
+        self.selection = self.output / "selection"
+        self.base_report = self.reports / "base_model.md"
         self.spot_checks = self.evaluation / "spot_checks.jsonl"
         self.preference_pairs = self.output / "preference_pairs.jsonl"
         self.training_data = self.output / "training_data.jsonl"

@@ -30,6 +30,7 @@ ROWS = [
         "egress",
         "throttle",
         "gpu",
+        "chips",
         "chat_template",
         "template_trial",
         "model_facts",
@@ -73,6 +74,8 @@ ROWS = [
         "report_cells",
         "report_text",
         "report_talks",
+        "config_edit",
+        "base_models",
     },
     {
         "rubric",
@@ -110,6 +113,7 @@ ROWS = [
         "ollama_parity",
         "preferences",
         "mlx_replies",
+        "hub",
         "report_markdown",
     },
     {
@@ -149,11 +153,14 @@ ROWS = [
     {
         "rounds",
         "replay",
+        "base_fit",
     },
     {
         "requirements",
         "simulated",
         "prompt_trials",
+        "base_table",
+        "pilot_models",
     },
     {
         "judgements",
@@ -170,9 +177,15 @@ ROWS = [
         "measures",
         "safety",
         "prompt_report",
+        "pilot_answers",
+        "base_ranking",
     },
     {
         "decision",
+        "base_rationale",
+    },
+    {
+        "base_pilot",
     },
     {
         "generator",
@@ -190,6 +203,7 @@ ROWS = [
         "spot_check",
         "chat",
         "doctor",
+        "selector",
         "lint",
     },
     {

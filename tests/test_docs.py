@@ -50,7 +50,7 @@ def test_the_architecture_shows_the_rows_that_hold() -> None:
 def test_every_setting_the_docs_name_exists() -> None:
     sections = {name: type(value) for name, value in Config() if isinstance(value, Section)}
     known = {f"{section}.{key}" for section, kind in sections.items() for key in kind.model_fields}
-    docs = ("architecture", "assess", "evaluate", "generate", "pitfalls")
+    docs = ("architecture", "assess", "evaluate", "generate", "pitfalls", "select")
     for path in ("README.md", *(f"docs/{name}.md" for name in docs)):
         text = (PROJECT / path).read_text(encoding="utf-8")
         named = re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_]+)", text)

@@ -180,3 +180,15 @@ def test_a_holdout_line_finds_its_card(starters: list[Conversation]) -> None:
     assert scripts[0].says[0] == next(
         one.content for one in starters[0].messages if one.role == "user"
     )
+
+
+def test_replies_side_by_side_share_the_time_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each counts from the one before it, so that their sum is the time that passed."""
+    from coach_mlx import replay as module
+
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    found = replay(Echo(width=4), tmp_path / "replies.jsonl")
+    assert {one.seconds for one in found.values()} == {1.0}
