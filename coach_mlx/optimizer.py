@@ -211,7 +211,6 @@ def _result(task: Task, outcome: Outcome, workspace: Workspace) -> dict[str, Any
         usd = ledger.group_usd(task.group)
     finally:
         ledger.close()
-    facts = _facts(task.config, task.cast, task.judge, task.cards, task.template)
     return {
         "run": task.folder.name,
         "passed": outcome.passed,
@@ -226,7 +225,6 @@ def _result(task: Task, outcome: Outcome, workspace: Workspace) -> dict[str, Any
         "newly_unsafe": outcome.newly_unsafe,
         "usd": round(usd, 9),
         "earlier": sum(1 for _ in _results(workspace)),
-        "facts": content_hash(facts)[:12],
     }
 
 
@@ -239,14 +237,12 @@ def _results(workspace: Workspace) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _earlier(task: Task, workspace: Workspace, options: Options) -> dict[str, Any] | None:
     """Of this very run or, unless `again`, of the one that led to the prompt in force."""
-    facts = content_hash(_facts(task.config, task.cast, task.judge, task.cards, task.template))[:12]
     now = prompt_hash(task.prompt)
     for path, result in _results(workspace):
         if path.parent == task.folder:
             console.say("optimize: already complete")
             return _put_in_place(task, result, workspace)
-        led_here = result["facts"] == facts and result["passed"] and result["best"] == now
-        if led_here and not options.again:
+        if result["passed"] and result["best"] == now and not options.again:
             console.say(
                 "optimize: already complete; its prompt is in force. To go on from that: coach "
                 "optimize --again"
@@ -267,19 +263,27 @@ def _in_force(config: Config, workspace: Workspace) -> str:
 
 
 def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> dict[str, Any]:
-    """A prompt that proved itself becomes the one in force, unless it was taken back."""
-    if not result["passed"] or "reverted" in result:
-        if "reverted" in result:
-            console.say(f"Its prompt was taken back on {result['reverted']}.")
+    """A prompt that proved itself becomes the one in force, once: what its person did afterwards
+    stands.
+    """
+    if not result["passed"]:
         return result
-    target = _target(task.config, workspace)
+    target, best_file = _target(task.config, workspace), task.folder / "best.md"
     there = prompt_hash(_in_force(task.config, workspace))
+    if "placed" in result and there != result["best"]:
+        reason = (
+            f"it was put in place on {result['placed']} and taken back since; to have it again: "
+            f"cp {workspace.shown(best_file)} {workspace.shown(target)}"
+        )
+        return {**result, "passed": False, "verdict": "taken back", "reason": reason}
     if there not in (result["start"], result["best"]):
         raise DataError(
             f"{workspace.shown(target)} was changed by hand while the search ran, and is left as "
-            f"it is. What was found lies in {workspace.shown(task.folder / 'best.md')}"
+            f"it is. What was found lies in {workspace.shown(best_file)}"
         )
-    write_whole(target, (task.folder / "best.md").read_text(encoding="utf-8"))
+    write_whole(target, best_file.read_text(encoding="utf-8"))
+    result = {**result, "placed": datetime.now(UTC).date().isoformat()}
+    write_whole(task.folder / "result.json", json.dumps(result, indent=2) + "\n")
     console.say(
         f"{workspace.shown(target)} is the new prompt; the old one is kept in "
         f"{workspace.shown(task.folder / 'start.md')}. To go back: coach optimize --revert. It is "
@@ -290,16 +294,12 @@ def _put_in_place(task: Task, result: dict[str, Any], workspace: Workspace) -> d
 
 def revert(config: Config, workspace: Workspace) -> dict[str, Any]:
     """The prompt before the one in force. Raises: DataError where no run put that in place."""
-    place = workspace.find(config.generate.coach_prompt)
+    place = workspace.shown(workspace.find(config.generate.coach_prompt))
     now = prompt_hash(_in_force(config, workspace))
     for path, result in _results(workspace):
-        if result["passed"] and result["best"] == now and "reverted" not in result:
-            write_whole(
-                _target(config, workspace),
-                (path.parent / "start.md").read_text(encoding="utf-8"),
-            )
-            marked = {**result, "reverted": datetime.now(UTC).date().isoformat()}
-            write_whole(path, json.dumps(marked, indent=2) + "\n")
+        if result["passed"] and result["best"] == now and "placed" in result:
+            start = (path.parent / "start.md").read_text(encoding="utf-8")
+            write_whole(_target(config, workspace), start)
             console.say(f"{place} is what it was before run {result['run']}.")
             return {"run": result["run"], "prompt": result["start"], "reverted": result["best"]}
     raise DataError(

@@ -13,7 +13,8 @@ from coach_mlx.config import OptimizeSection
 from coach_mlx.errors import DataError
 from coach_mlx.records import LONGEST, Scenario, content_hash
 
-LEAST_FAMILIES = 6
+LEAST = (1, 2, 6)
+"""Situations in each part: fewer choose by one card, or cannot prove anything."""
 
 
 class Parts(NamedTuple):
@@ -35,25 +36,30 @@ def family(card: Scenario) -> str:
 
 def part_cards(cards: Sequence[Scenario], settings: OptimizeSection, seed: int) -> Parts:
     """So many as there are, at most as many as the settings say; with danger in every part where
-    there are three situations of it, and topics as even as they come.
+    there are three situations of it, and topics as even as they come. Raises: DataError.
     """
     sizes = (settings.reflect_cards, settings.validate_cards, settings.verify_cards)
     families = _in_order(cards, seed)
-    if len(families) < LEAST_FAMILIES:
-        raise DataError(
-            f"The cards hold {len(families)} situations, and {LEAST_FAMILIES} are needed to search "
-            "with some, choose by others and verify with others again. Type: coach scenarios "
-            "--count 100"
-        )
     shares: tuple[list[list[Scenario]], ...] = ([], [], [])
     for one in families:
         emptiest = min(range(3), key=lambda part: (len(shares[part]) / sizes[part], -sizes[part]))
         shares[emptiest].append(one)
+    dealt = [min(len(share), size) for share, size in zip(shares, sizes, strict=True)]
+    if any(count < least for count, least in zip(dealt, LEAST, strict=True)):
+        raise DataError(
+            f"The {len(families)} situations of the cards make parts of {_listed(dealt)} to search "
+            f"with, to choose by and to prove with; {_listed(LEAST)} are the least. Type: coach "
+            "scenarios --count 100 (or raise optimize.validate_cards and verify_cards)"
+        )
     chosen = (
         [_shortened(card, settings.max_turns) for card in list(_rounds(share))[:size]]
         for share, size in zip(shares, sizes, strict=True)
     )
     return Parts(*chosen)
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return f"{counts[0]}, {counts[1]} and {counts[2]}"
 
 
 def _in_order(cards: Sequence[Scenario], seed: int) -> list[list[Scenario]]:

@@ -1,8 +1,10 @@
 """Whether a prompt that was found may take the place of the one in force.
 
 Reads and writes nothing. Both were tried on the same cards, none of which the search has seen. The
-family of a situation is the unit: cards that share one are averaged first. A card counts where both
-prompts have a score; where more than a fifth has none, nothing is decided.
+situation is the unit: cards that share one are averaged first. A card counts where both prompts
+have a score; where more than a fifth has none, nothing is decided. The interval is too narrow for a
+handful of situations (of eight, 4 % lie above 0 by chance), so the exact sign-flip test must agree,
+and it cannot below six.
 """
 
 from collections.abc import Sequence
@@ -56,7 +58,7 @@ def decide(
         for old, new in zip(before, after, strict=True)
         if new.unsafe is not False and old.unsafe is not True
     ]
-    verdict, reason = _word(chosen, gain, newly, missing, len(before))
+    verdict, reason = _word(chosen, len(candidates) - 1, gain, newly, missing, len(before))
     return Outcome(candidates, chosen, before, after, gain, missing, newly, verdict, reason)
 
 
@@ -79,12 +81,18 @@ def _gain(
 
 
 def _word(
-    chosen: Candidate, gain: PairedDifference, newly: Sequence[str], missing: int, cards: int
+    chosen: Candidate,
+    tried: int,
+    gain: PairedDifference,
+    newly: Sequence[str],
+    missing: int,
+    cards: int,
 ) -> tuple[Verdict, str]:
     if chosen.fate == "start":
-        return (
-            "nothing better found",
-            "no proposal did better than the prompt in force on the cards that choose",
+        return "nothing better found", (
+            "no proposal did better than the prompt in force on the cards that choose"
+            if tried
+            else "no proposal was made: the conversations it was to learn from had no fault"
         )
     if newly:
         return (
@@ -100,19 +108,15 @@ def _word(
     if gain.difference is None:
         return "no gain shown", f"there is nothing to compare ({gain.why})"
     found = f"the score changes by {gain.difference:+.3f} on {gain.n} unseen situations"
-    if gain.low is None or gain.high is None:
-        return _without_interval(gain, found)
-    found += f" (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
-    if gain.low > 0:
+    chance = 1.0 if gain.p_sign_flip is None else gain.p_sign_flip
+    found += f" ({_interval(gain)}; sign-flip test, p = {chance:.3f})"
+    above = gain.difference > 0 if gain.low is None else gain.low > 0
+    if above and chance < P_VALUE:
         return "adopted", f"{found}, and no card became unsafe"
     return "no gain shown", f"{found}: that can be chance"
 
 
-def _without_interval(gain: PairedDifference, found: str) -> tuple[Verdict, str]:
-    """Where every difference is the same there is none; the sign-flip test stands."""
-    if gain.p_sign_flip is None:
-        return "no gain shown", f"{found}, without an interval ({gain.why})"
-    found += f" (the same on each; sign-flip test, p = {gain.p_sign_flip:.3f})"
-    if (gain.difference or 0.0) > 0 and gain.p_sign_flip < P_VALUE:
-        return "adopted", f"{found}, and no card became unsafe"
-    return "no gain shown", found
+def _interval(gain: PairedDifference) -> str:
+    if gain.low is None or gain.high is None:
+        return gain.why  # where every difference is the same there is none
+    return f"95 % interval {gain.low:+.3f} to {gain.high:+.3f}"

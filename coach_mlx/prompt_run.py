@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from coach_mlx import console, supervisor
 from coach_mlx.calls import Call, split_name
@@ -81,6 +81,9 @@ async def search_and_prove(
             try:
                 candidates = await world.search()
                 return candidates, await world.prove(best(candidates).prompt)
+            except asyncio.CancelledError:  # a second Ctrl-C gives up what is under way
+                world.trials.give_up()
+                raise
             finally:
                 await world.trials.come_home()
 
@@ -171,9 +174,13 @@ class Run:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except BaseException as error:
-            self._error = self._error or error
-            self._loop.call_soon_threadsafe(self._models.stop, _as_exception(error))
-            raise Halt from None
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """The first error is the one that is said. Raises: Halt."""
+        self._error = self._error or error
+        self._loop.call_soon_threadsafe(self._models.stop, _as_exception(error))
+        raise Halt from None
 
 
 def _as_exception(error: BaseException) -> Exception:

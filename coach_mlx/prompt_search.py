@@ -14,8 +14,9 @@ import contextlib
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from pydantic import Field
 
@@ -28,6 +29,11 @@ from coach_mlx.rubric import Rubric
 
 PROPOSALS = {"light": 6, "medium": 12, "heavy": 18}
 CHANCES = 2
+TAGGED = re.compile(r"<instruction>(.*?)</instruction>", re.S)
+NO_TAGS = (
+    "nothing stands between <instruction> and </instruction> (was it cut off at "
+    "optimize.reflection_tokens?)"
+)
 SPEAKERS = {"user": "Person", "assistant": "Coach"}
 Fate = Literal["start", "kept", "no better", "refused", "under way"]
 
@@ -84,6 +90,9 @@ class World(Protocol):
 
     def changed(self, candidates: Sequence[Candidate]) -> None:
         """The tree has grown."""
+
+    def fail(self, error: Exception) -> NoReturn:
+        """End it all. Raises: Halt."""
 
 
 class Halt(BaseException):
@@ -243,7 +252,9 @@ class Tree:
 
     def text_of(self, instructions: str) -> str:
         """The prompt as it was written: DSPy cleans the whitespace of an instruction."""
-        return self._texts[_bare(instructions)]
+        return self._texts.get(_bare(instructions)) or self._world.fail(
+            LookupError("GEPA asks for a prompt that nobody proposed")
+        )
 
     def propose(
         self,
@@ -252,37 +263,23 @@ class Tree:
         components_to_update: Sequence[str],
     ) -> dict[str, str]:
         """GEPA's ProposalFn: another prompt, or the same where what was proposed is refused."""
-        import dspy
-
         (name,) = components_to_update
-        parent, seen = self.text_of(candidate[name]), reflective_dataset[name]
-        question = self._question(parent, seen)
-        proposed, wrong = self._written(dspy.settings.lm, question, seen)
-        fate: Fate = "refused" if wrong else "under way"
-        self._add(
-            Candidate(
-                number=len(self.candidates),
-                parent=self._parent,
-                prompt=proposed,
-                fate=fate,
-                why="; ".join(wrong),
-            )
-        )
+        parent = self.text_of(candidate[name])
+        proposed, wrong = self._written(parent, reflective_dataset[name])
+        self._add(proposed, wrong)
         return {name: parent if wrong else proposed}
 
-    def _written(
-        self, lm: Any, question: str, seen: Sequence[Mapping[str, Any]]
-    ) -> tuple[str, list[str]]:
+    def _written(self, parent: str, seen: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
         """A proposal and what is wrong with it, after one more chance."""
+        import dspy
+
         examples = [text for one in seen for text in _texts_of(one)]
-        asked = question
+        question = asked = self._question(parent, seen)
         for _ in range(CHANCES):
-            proposed = _between_tags(lm(asked)[0])
+            proposed = between_tags(dspy.settings.lm(asked)[0])
             if proposed:
                 proposed = with_kept(proposed, self._start, self._settings.keep)
-            wrong = problems(proposed, self._start, self._most_words, examples)
-            if _bare(proposed) in self._texts:
-                wrong.append("it says the same as a prompt that was tried before")
+            wrong = self._wrong(proposed, examples)
             if not wrong:
                 break
             asked = (
@@ -290,6 +287,15 @@ class Tree:
                 f"{'; '.join(wrong)}. Write it again, whole, without that."
             )
         return proposed, wrong
+
+    def _wrong(self, proposed: str, examples: Sequence[str]) -> list[str]:
+        if not proposed:
+            return [NO_TAGS]
+        keep = self._settings.keep
+        wrong = problems(proposed, self._start, self._most_words, examples, keep)
+        if _bare(proposed) in self._texts:
+            wrong.append("it says the same as a prompt that was tried before")
+        return wrong
 
     def _question(self, prompt: str, seen: Sequence[Mapping[str, Any]]) -> str:
         kept = ", ".join(self._settings.keep) or "none"
@@ -304,14 +310,30 @@ class Tree:
         )
         return "\n\n".join(parts)
 
-    def _add(self, candidate: Candidate) -> None:
-        self.candidates.append(candidate)
-        self._texts[_bare(candidate.prompt)] = candidate.prompt
-        self._world.changed(self.candidates)
+    def _add(self, proposed: str, wrong: Sequence[str]) -> None:
+        if not wrong:
+            self._texts[_bare(proposed)] = proposed
+        self.candidates.append(
+            Candidate(
+                number=len(self.candidates),
+                parent=self._parent,
+                prompt=proposed,
+                fate="refused" if wrong else "under way",
+                why="; ".join(wrong),
+            )
+        )
+        self._tell()
 
     def _update(self, number: int, **facts: Any) -> None:
         self.candidates[number] = self.candidates[number].model_copy(update=facts)
-        self._world.changed(self.candidates)
+        self._tell()
+
+    def _tell(self) -> None:
+        """GEPA swallows what a callback raises; a full disk must end the search."""
+        try:
+            self._world.changed(self.candidates)
+        except Exception as error:
+            self._world.fail(error)
 
     # GEPA's callbacks; the ones that are not here it does without.
 
@@ -334,7 +356,7 @@ class Tree:
         scores = {self._cards[place]: one for place, one in event["scores_by_val_id"].items()}
         if number == 0:
             self._update(0, scores=scores)
-        else:
+        elif self.candidates[number].fate == "under way":
             mean = sum(scores.values()) / len(scores)
             why = f"{mean:.2f} on all that choose, {self.candidates[0].mean or 0:.2f} to begin with"
             self._update(number, scores=scores, fate="kept", why=why)
@@ -344,11 +366,9 @@ def _bare(text: str) -> str:
     return " ".join(text.split())
 
 
-def _between_tags(answer: str) -> str:
-    """What stands between the last pair of tags; the whole answer has none that can be trusted."""
-    _, opened, rest = answer.rpartition("<instruction>")
-    inside, closed, _ = rest.partition("</instruction>")
-    return inside.strip() if opened and closed else ""
+def between_tags(answer: str) -> str:
+    """The longest text between a pair of tags; without one, nothing can be trusted."""
+    return max((one.strip() for one in TAGGED.findall(answer)), key=len, default="")
 
 
 # --- what the reflection model reads

@@ -259,6 +259,49 @@ def test_the_search_reads_no_card_that_chooses_or_proves(
     assert len(proving) >= 8
 
 
+def test_a_refused_proposal_is_never_tried_nor_taken(
+    serve: Callable[..., ClaudeServer], tmp_path: Path
+) -> None:
+    """One that only breaks lines elsewhere, and so says the same."""
+
+    def rewrap(question: str) -> str:
+        return f"<instruction>{' '.join(instruction_in(question).split())}</instruction>"
+
+    def weak(name: str, messages: list[dict[str, Any]], sample: int) -> str:
+        return "NO" if name in WEAK else yes(name, messages, sample)
+
+    claude = serve(weak, rewrap)
+    deal(tmp_path, 40, turns=3)
+    code, found, said = optimize(tmp_path, "--set", "optimize.keep=[]")
+    assert (code, found["verdict"]) == (10, "nothing better found"), said
+    assert "says the same" in said
+    prompts = [system_of(body) for body in claude.bodies if not is_reflection(body)]
+    coached = [one for one in prompts if "# Being the coach" in one]
+    assert coached
+    assert all(SHIPPED.strip() in one for one in coached)
+
+
+def test_a_disk_that_takes_no_more_ends_it_and_the_same_command_goes_on(
+    serve: Callable[..., ClaudeServer], tmp_path: Path
+) -> None:
+    claude = serve(noise(0.1, wants_lanterns))
+    deal(tmp_path, 40, turns=3)
+    chosen = [part for one in SMALL for part in ("--set", one)]
+    process = start_coach("optimize", tmp_path, *chosen)
+    while not list(tmp_path.glob("output/optimize/*/start.md")):
+        time.sleep(0.005)
+    (folder,) = tmp_path.glob("output/optimize/*")
+    blocked = folder / "candidates.json.partial"
+    blocked.mkdir()
+    code, _, said = finished(process)
+    assert code == 5, said
+    assert not (folder / "result.json").exists()
+    blocked.rmdir()
+    code, found, said = optimize(tmp_path)
+    assert (code, found["verdict"]) == (0, "adopted"), said
+    assert set(claude.billed_by_hash.values()) == {1}
+
+
 # --- going on, going back
 
 
@@ -331,10 +374,31 @@ def test_the_old_prompt_can_be_put_back_and_stays_back(
     assert code == 3
     assert "by hand" in said
     before = claude.messages
-    _, _, said = optimize(tmp_path)
-    assert "taken back" in said
+    code, found, said = optimize(tmp_path)
+    assert (code, found["verdict"]) == (10, "taken back"), said
+    assert "best.md config/generation-prompt.md" in found["reason"]
     assert claude.messages == before
     assert prompt_in(tmp_path).read_text() == SHIPPED
+    prompt_in(tmp_path).unlink()  # undone by hand is undone too
+    assert optimize(tmp_path)[0] == 10
+    assert not prompt_in(tmp_path).exists()
+
+
+def test_a_kill_before_the_prompt_was_in_place_is_mended(
+    serve: Callable[..., ClaudeServer], tmp_path: Path
+) -> None:
+    claude = serve(noise(0.1, wants_lanterns))
+    deal(tmp_path, 40, turns=3)
+    _, first, _ = optimize(tmp_path)
+    path = run_folder(tmp_path, first) / "result.json"
+    result = json.loads(path.read_text())
+    del result["placed"]
+    path.write_text(json.dumps(result))
+    prompt_in(tmp_path).unlink()
+    before = claude.messages
+    code, _, _ = optimize(tmp_path)
+    assert (code, claude.messages) == (0, before)
+    assert BETTER in prompt_in(tmp_path).read_text()
 
 
 def test_a_prompt_changed_by_hand_is_never_overwritten_by_going_back(
@@ -443,6 +507,23 @@ def test_ctrl_c_takes_in_what_is_paid_for_and_ends_with_130(
     assert set(claude.billed_by_hash.values()) == {1}
 
 
+def test_a_second_ctrl_c_waits_for_nothing(
+    serve: Callable[..., ClaudeServer], tmp_path: Path
+) -> None:
+    claude = serve(noise(0.1, wants_lanterns))
+    deal(tmp_path, 40, turns=3)
+    chosen = [part for one in SMALL for part in ("--set", one)]
+    claude.latency = 300.0
+    process = start_coach("optimize", tmp_path, *chosen)
+    while claude.messages < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+
+
 def test_a_service_that_refuses_ends_it_with_what_it_said(
     serve: Callable[..., ClaudeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,7 +546,7 @@ def test_a_service_that_refuses_ends_it_with_what_it_said(
     ],
 )
 def test_wrong_inputs_are_named(tmp_path: Path, option: str, code: int, said: str) -> None:
-    deal(tmp_path, 12, turns=3)
+    deal(tmp_path, 40, turns=3)
     found = finished(start_coach("optimize", tmp_path, "--set", option))
     assert found[0] == code
     assert said in found[2]

@@ -20,7 +20,7 @@ from coach_mlx.prompt_rules import (
     with_kept,
     word_count,
 )
-from coach_mlx.prompt_search import Budget, Candidate, best
+from coach_mlx.prompt_search import Budget, Candidate, best, between_tags
 from coach_mlx.prompt_trials import Trial
 from coach_mlx.records import Persona, Scenario
 from coach_mlx.workspace import PROJECT
@@ -59,16 +59,59 @@ def prompts(draw: Any) -> str:
 # --- sections
 
 
+def letters(title: str) -> str:
+    return "".join(filter(str.isalpha, title)).casefold()
+
+
 @given(prompts())
 def test_kept_sections_stand_once_and_word_for_word_in_every_proposal(proposed: str) -> None:
     result = with_kept(proposed, SHIPPED, KEEP)
     titles = [part.title for part in parts(result)]
     for name in KEEP:
-        assert titles.count(name.casefold()) == 1
-    kept = [part.text for part in parts(SHIPPED) if part.title in map(str.casefold, KEEP)]
+        assert titles.count(letters(name)) == 1
+    kept = [part.text for part in parts(SHIPPED) if part.title in map(letters, KEEP)]
     assert all(text in result for text in kept)
-    mine = [part for part in parts(proposed) if part.title not in map(str.casefold, KEEP)]
+    mine = [part for part in parts(proposed) if part.title not in map(letters, KEEP)]
     assert [part for part in parts(result) if part.text not in kept] == mine
+
+
+@given(prompts())
+def test_only_what_followed_the_kept_sections_may_follow_them(proposed: str) -> None:
+    result = parts(with_kept(f"{proposed}\n\n## The reply\n\nPlain text.", SHIPPED, KEEP))
+    last = max(at for at, part in enumerate(result) if part.title == "danger")
+    assert {part.title for part in result[last + 1 :]} == {"thereply"}
+    assert result[last - 1].title == "honestyandlimits"
+
+
+def test_what_is_below_a_kept_section_is_kept_with_it_and_cannot_be_put_there() -> None:
+    original = "# A\n\n## Danger\n\nStay.\n\n### Words\n\nPlain.\n\n## Reply\n\nShort."
+    proposed = "# A\n\n## Danger\n\nGo.\n\n### Words\n\nGrand.\n\n## Reply\n\nLong."
+    assert with_kept(proposed, original, ["Danger"]) == original.replace("Short", "Long")
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        "Danger\n------\n\nNever mind.",
+        "  ## Danger\n\nNever mind.",
+        "##\tDanger\n\nNever mind.",
+        "## Danger (revised)\n\nNever mind.",
+        "Nobody follows these any more:\n<!--",
+        "```\nNot meant.",
+    ],
+)
+def test_nothing_stands_beside_a_kept_section_under_its_name_and_nothing_is_hidden(
+    smuggled: str,
+) -> None:
+    proposed = SHIPPED.replace("## Moves", f"{smuggled}\n\n## Moves")
+    assert problems(with_kept(proposed, SHIPPED, KEEP), SHIPPED, 5000, [], KEEP)
+    assert problems(SHIPPED, SHIPPED, 5000, [], KEEP) == []
+
+
+@pytest.mark.parametrize("heading", ["## **Danger**", "## D\u0430nger", "## danger:", "## DANGER"])
+def test_a_kept_section_is_known_however_its_heading_is_written(heading: str) -> None:
+    proposed = SHIPPED.replace("## Danger", heading).replace("This outranks", "Nothing outranks")
+    assert with_kept(proposed, SHIPPED, KEEP) == SHIPPED
 
 
 @given(prompts())
@@ -116,9 +159,30 @@ def test_length_numbers_and_emptiness_are_refused_in_words() -> None:
     assert problems(SHIPPED, SHIPPED, word_count(SHIPPED), []) == []
     (long,) = problems(SHIPPED + " more", SHIPPED, word_count(SHIPPED), [])
     assert "1000 words, and 999 are allowed" in long
-    (number,) = problems("Tell them to ring 0800 111 222.", "Be kind.", 100, [])
-    assert "0800111222" in number
-    assert problems("Ask 12 times, at 9.", "Be kind.", 100, []) == []
+    assert problems("Ask 12 times, at 9; 15-25 words, 2 or 3 (12).", "Be kind.", 100, []) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Tell them to ring 0800 111 222.", "0800"),
+        ("Call 9-1-1 now.", "911"),
+        ("Ring 9 8 8.", "988"),
+        ("Send them to samaritans.org first.", "samaritans.org"),
+    ],
+)
+def test_a_number_or_an_address_of_its_own_is_refused(text: str, found: str) -> None:
+    (wrong,) = problems(text, "Be kind, as findahelpline.com is.", 100, [])
+    assert found in wrong
+    assert problems(text, text, 100, []) == []
+
+
+@given(prompts(), prompts())
+def test_the_longest_text_between_tags_is_the_proposal(one: str, other: str) -> None:
+    answer = f"I use <instruction> tags.\n<instruction>\n{one}\n</instruction> or {other}"
+    assert between_tags(f"<instruction>{one}</instruction>{other}") == one.strip()
+    assert between_tags(other) == ""
+    assert one.strip() in between_tags(answer)
 
 
 # --- cards
@@ -147,7 +211,7 @@ def a_card(number: int, situation: int, topic: str = "anxiety", risk: str = "non
 
 @st.composite
 def decks(draw: Any) -> list[Scenario]:
-    families = draw(st.integers(6, 60))
+    families = draw(st.integers(16, 60))
     rng = random.Random(draw(st.integers(0, 1000)))
     risks = ("none", "none", "implicit")
     topics = ("anxiety", "self_worth", "edge_cases")
@@ -181,7 +245,7 @@ def test_danger_is_in_every_part_where_there_is_enough_of_it(deck: list[Scenario
 
 
 def test_too_few_situations_are_said() -> None:
-    with pytest.raises(DataError, match="5 situations, and 6 are needed"):
+    with pytest.raises(DataError, match="make parts of 2, 1 and 2"):
         part_cards([a_card(number, number % 5) for number in range(30)], OptimizeSection(), 1)
 
 
@@ -251,6 +315,23 @@ def test_missing_scores_are_left_out_and_too_many_decide_nothing() -> None:
 def test_cards_of_one_situation_count_once() -> None:
     old, new = scores(0.3, 0.05)
     assert proven(old, new, families=6).gain.n == 6
+
+
+def test_a_handful_of_situations_proves_nothing() -> None:
+    for n in (2, 3, 4, 5):
+        old, new = scores(0.3, 0.01, n)
+        assert proven(old, new).verdict == "no gain shown"
+
+
+@pytest.mark.parametrize("n", [6, 8, 24])
+def test_chance_is_believed_in_no_more_than_one_search_of_forty(n: int) -> None:
+    rng = np.random.default_rng(n)
+    taken = 0
+    for _ in range(200):
+        old = [a_trial("a", number, 0.5) for number in range(n)]
+        new = [a_trial("b", number, float(0.5 + rng.normal(0, 0.1))) for number in range(n)]
+        taken += proven(old, new).verdict == "adopted"
+    assert taken <= 11  # of 200 at 2.5 %, 12 or more come in 0.6 %
 
 
 def test_the_same_gain_everywhere_is_believed_where_there_are_cards_enough() -> None:
