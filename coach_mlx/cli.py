@@ -1,15 +1,14 @@
 """`coach STAGE [--config FILE] [--set section.key=value]... [--workspace DIR]`.
 
 The stage tables below are the pipeline: what makes the material, and what `coach run` walks. Every
-command loads the config and calls one module's `run(config, workspace)`; this file alone prints
-results (one JSON line on stdout), catches errors and knows exit codes. Nothing heavy is imported
-before a command needs it.
+command loads the config and calls one module's `run(config, workspace)`. The commands beside the
+pipeline stand in `cli_tools`. This file alone catches errors and knows exit codes; nothing heavy is
+imported before a command needs it.
 """
 
 import contextlib
 import importlib
 import io
-import json
 import shutil
 import signal
 import sys
@@ -21,7 +20,23 @@ from typing import Annotated, Any
 
 import typer
 
-from coach_mlx import supervisor
+from coach_mlx import cli_tools, supervisor
+from coach_mlx.cli_options import (
+    AnywayOption,
+    BatchOption,
+    ConfigOption,
+    FileArgument,
+    ForceOption,
+    JudgeOption,
+    MacOption,
+    MaskOption,
+    PlanOption,
+    QuoteOption,
+    SetOption,
+    WorkspaceOption,
+    open_workspace,
+    print_result,
+)
 from coach_mlx.errors import (
     INTERRUPTED,
     CoachError,
@@ -60,67 +75,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; default: config/coach.yaml.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override section.key=value; may be repeated.")
-]
-WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", help="Where output/, adapters/, models/ and reports/ lie.")
-]
-ForceOption = Annotated[
-    bool,
-    typer.Option("--force", help="Run although it is complete (an earlier training is set aside)."),
-]
-AnywayOption = Annotated[
-    bool, typer.Option("--force", help="Start anew (an earlier one is set aside), fit or no fit.")
-]
-MaskOption = Annotated[
-    bool, typer.Option("--show-mask", help="Show which words the loss counts, and stop.")
-]
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Compute what it needs of this machine's memory, and stop.")
-]
-MacOption = Annotated[
-    int | None, typer.Option("--mac", min=8, help="The same for a Mac of so many GB.")
-]
-
-
-FileArgument = Annotated[
-    str | None,
-    typer.Argument(help="JSONL or a plain transcript; - for what is piped in. By default, all."),
-]
-JudgeOption = Annotated[
-    str | None, typer.Option("--judge", help="provider/name: in place of assess.judge.")
-]
-QuoteOption = Annotated[
-    bool, typer.Option("--quote", help="Say what it would cost, and stop. Nothing is sent.")
-]
-BatchOption = Annotated[
-    bool, typer.Option("--batch", help="Message Batches: half the price, within a day.")
-]
-
-
-def _open(config: Path | None, overrides: list[str] | None, root: Path) -> tuple[Any, Any]:
-    from coach_mlx.config import load_config
-    from coach_mlx.workspace import PROJECT, Workspace
-
-    path = config
-    if path is None:
-        path = next(
-            (
-                file
-                for file in (root / "config/coach.yaml", PROJECT / "config/coach.yaml")
-                if file.is_file()
-            ),
-            None,
-        )
-    elif not path.is_file() and (PROJECT / path).is_file():
-        path = PROJECT / path
-    loaded = load_config(path, overrides or ())
-    return loaded, Workspace(root, loaded)
-
 
 def _execute(
     stage: str, config: Any, workspace: Any, force: bool = False, **options: Any
@@ -157,10 +111,6 @@ def _offer(stage: str, config: Any, workspace: Any) -> None:
             console.say(words)
 
 
-def _print(result: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
-
-
 def _gate(results: dict[str, dict[str, Any]]) -> None:
     for result in results.values():
         if result.get("passed") is False:
@@ -176,10 +126,10 @@ def _stage_command(stage: str) -> Callable[..., None]:
         workspace: WorkspaceOption = Path(),
         force: ForceOption = False,
     ) -> None:
-        loaded, place = _open(config, set_, workspace)
+        loaded, place = open_workspace(config, set_, workspace)
         with place.lock():
             result = _execute(stage, loaded, place, force)
-        _print({"stage": stage, **result})
+        print_result({"stage": stage, **result})
         _gate({stage: result})
 
     return command
@@ -210,12 +160,12 @@ def _train(
     from coach_mlx import ranks, trainer
 
     if show_mask:
-        _print(trainer.show_mask(*_open(config, set_, workspace)))
+        print_result(trainer.show_mask(*open_workspace(config, set_, workspace)))
     elif plan or mac is not None:
-        _print(trainer.show_plan(*_open(config, set_, workspace), mac))
+        print_result(trainer.show_plan(*open_workspace(config, set_, workspace), mac))
     elif ranks.follows():
         with contextlib.redirect_stderr(io.StringIO()):  # the leader speaks
-            trainer.follow(*_open(config, set_, workspace))
+            trainer.follow(*open_workspace(config, set_, workspace))
     else:
         _stage_command("train")(config, set_, workspace, force)
 
@@ -238,11 +188,11 @@ def _generate(
 ) -> None:
     from coach_mlx import generator
 
-    loaded, place = _open(config, set_, workspace)
+    loaded, place = open_workspace(config, set_, workspace)
     options = generator.Options(pilot, batch, force, limit)
     with place.lock():
         if quote:
-            _print({"stage": "generate", **generator.show_quote(loaded, place, options)})
+            print_result({"stage": "generate", **generator.show_quote(loaded, place, options)})
             return
         result = generator.complete(loaded, place, options)
         if result is None:
@@ -252,7 +202,7 @@ def _generate(
                 seconds = time.monotonic() - started
                 plan = generator.plan(loaded, place)
                 place.record("generate", plan, loaded.seed, seconds, result)
-    _print({"stage": "generate", **result})
+    print_result({"stage": "generate", **result})
     _gate({"generate": result})
 
 
@@ -274,18 +224,18 @@ def _assess(
     from coach_mlx import assessor
 
     chosen = [f"assess.judge={judge}"] if judge else []
-    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    loaded, place = open_workspace(config, [*(set_ or ()), *chosen], workspace)
     options = assessor.Options(file, batch, limit, again, judge is not None)
     with place.lock():
         if quote:
-            _print({"stage": "assess", **assessor.show_quote(loaded, place, options)})
+            print_result({"stage": "assess", **assessor.show_quote(loaded, place, options)})
             return
         started = time.monotonic()
         result = assessor.run(loaded, place, options)
         if file is None and not result["left"]:
             plan = assessor.plan(loaded, place)
             place.record("assess", plan, loaded.seed, time.monotonic() - started, result)
-    _print({"stage": "assess", **result})
+    print_result({"stage": "assess", **result})
 
 
 def _optimize(
@@ -302,14 +252,14 @@ def _optimize(
 ) -> None:
     from coach_mlx import optimizer
 
-    loaded, place = _open(config, set_, workspace)
+    loaded, place = open_workspace(config, set_, workspace)
     with place.lock():
         if quote or revert:
             act = optimizer.show_quote if quote else optimizer.revert
-            _print({"stage": "optimize", **act(loaded, place)})
+            print_result({"stage": "optimize", **act(loaded, place)})
             return
         result = optimizer.run(loaded, place, optimizer.Options(again))
-    _print({"stage": "optimize", **result})
+    print_result({"stage": "optimize", **result})
     _gate({"optimize": result})
 
 
@@ -333,10 +283,10 @@ def _export(
         return
     from coach_mlx import gguf, gguf_adapter
 
-    loaded, place = _open(config, set_, workspace)
+    loaded, place = open_workspace(config, set_, workspace)
     with place.lock(), contextlib.redirect_stdout(sys.stderr):
         done = gguf.convert(loaded, model, to) if model and to else gguf_adapter.run(loaded, place)
-    _print({"stage": "export", **done})
+    print_result({"stage": "export", **done})
 
 
 def _evaluate(
@@ -356,14 +306,14 @@ def _evaluate(
     from coach_mlx import evaluator
 
     chosen = [f"evaluate.judge={judge}"] if judge else []
-    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
+    loaded, place = open_workspace(config, [*(set_ or ()), *chosen], workspace)
     with place.lock():
         if quote:
-            _print({"stage": "evaluate", **evaluator.show_quote(loaded, place)})
+            print_result({"stage": "evaluate", **evaluator.show_quote(loaded, place)})
             return
         options = evaluator.Options(new_plan, judge is not None)
         result = _execute("evaluate", loaded, place, force, options=options)
-    _print({"stage": "evaluate", **result})
+    print_result({"stage": "evaluate", **result})
     _gate({"evaluate": result})
 
 
@@ -388,7 +338,7 @@ def run(
 
     if ranks.launched():
         raise ConfigError("Several Macs train, and nothing else. Type: mlx.launch … -- coach train")
-    loaded, place = _open(config, set_, workspace)
+    loaded, place = open_workspace(config, set_, workspace)
     results = {}
     with place.lock():
         for stage, _, _ in STAGES:
@@ -397,7 +347,7 @@ def run(
                 return
             if stage == "import":
                 _preflight(loaded, place)
-    _print({"stage": "run", **results["evaluate"]})
+    print_result({"stage": "run", **results["evaluate"]})
     console.say(f"Report: {results['evaluate']['report']}")
     chosen = [*(["--config", str(config)] if config else []), "--workspace", str(workspace)]
     console.say(f"Talk to it: {_own_name()} chat {' '.join(chosen)}")
@@ -423,170 +373,7 @@ def _preflight(config: Any, workspace: Any) -> None:
             found.preflight(config, workspace)
 
 
-@app.command("verify", help="Compare the exported file with what was trained; exit 10.")
-def verify(
-    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
-) -> None:
-    from coach_mlx import gguf
-
-    loaded, place = _open(config, set_, workspace)
-    with place.lock():
-        _print({"command": "verify", **gguf.verify(loaded, place)})
-
-
-@app.command("lint-data", help="Say whether conversations or probes are fit to use; exit 10.")
-def lint_data(
-    files: Annotated[list[Path], typer.Argument(help="JSONL of conversations, or YAML of probes.")],
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    from coach_mlx import lint
-
-    result = lint.run(files, *_open(config, set_, workspace))
-    _print(result)
-    if not result["passed"]:
-        raise GateFailed("\n".join(["These checks do not hold:", *result["failed"]]))
-
-
-@app.command("judge-passport", help="Measure how far a judge can be believed.")
-def judge_passport(
-    file: Annotated[
-        str | None, typer.Argument(help="JSONL of labelled conversations; default: the shipped.")
-    ] = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-    judge: JudgeOption = None,
-    votes: Annotated[
-        int | None,
-        typer.Option("--votes", min=1, max=25, help="Ask each so often, in place of assess.votes."),
-    ] = None,
-    quote: QuoteOption = False,
-) -> None:
-    from coach_mlx import judge_passport as module
-
-    given = {"assess.judge": judge, "assess.votes": votes}
-    chosen = [f"{key}={value}" for key, value in given.items() if value is not None]
-    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
-    with place.lock():
-        act = module.show_quote if quote else module.run
-        options = module.Options(file, judge is not None)
-        _print({"command": "judge-passport", **act(loaded, place, options)})
-
-
-@app.command("spot-check", help="Read pairs of talks, blinded, and say which coach was better.")
-def spot_check(
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="So many.")] = 12,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Whose opinion it is; default: the login name.")
-    ] = None,
-) -> None:
-    from coach_mlx import spot_check as module
-
-    loaded, place = _open(config, set_, workspace)
-    with place.lock():
-        result = module.run(loaded, place, module.Options(pairs, name))
-    _print({"command": "spot-check", **result})
-
-
-@app.command("select", help="Which base models fit this machine; try some, and choose one.")
-def select(
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-    mac: MacOption = None,
-    license_: Annotated[
-        str | None, typer.Option("--license", help="private, sharing or commercial: hide the rest.")
-    ] = None,
-    show: Annotated[
-        str | None, typer.Option("--show", help="Everything known of one, and how sure it is.")
-    ] = None,
-    pilot: Annotated[
-        str | None,
-        typer.Option("--pilot", help="Let these answer: NAME,NAME or mlx/FOLDER and the like."),
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Let a pilot fetch what is not on this machine.")
-    ] = False,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="provider/name: in place of select.judge.")
-    ] = None,
-    quote: QuoteOption = False,
-    choose: Annotated[
-        str | None, typer.Option("--choose", help="Write this one into the config.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Choose what would be refused.")] = False,
-) -> None:
-    from coach_mlx import base_pilot
-    from coach_mlx import selector as module
-
-    chosen = [f"select.judge={judge}"] if judge else []
-    loaded, place = _open(config, [*(set_ or ()), *chosen], workspace)
-    options = module.Options(mac, module.as_purpose(license_), download, judge is not None, force)
-    if choose is not None:
-        with place.lock():
-            result = module.choose(choose, loaded, place, config, options)
-    elif pilot is not None:
-        names = [name for name in pilot.split(",") if name]
-        with place.lock(), contextlib.redirect_stdout(sys.stderr):
-            if quote:
-                result = base_pilot.show_quote(names, loaded, place)
-            else:
-                result = module.run_pilot(names, loaded, place, options)
-    elif show is not None:
-        result = module.show(show, loaded, place, options)
-    else:
-        result = module.run(loaded, place, options)
-    _print({"command": "select", **result})
-
-
-@app.command("deploy", help="Ollama serves the coach, once it has proved itself; exit 10 if not.")
-def deploy(
-    config: ConfigOption = None,
-    set_: SetOption = None,
-    workspace: WorkspaceOption = Path(),
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="Go back to the one before; twice is forward again.")
-    ] = False,
-) -> None:
-    from coach_mlx import ollama
-
-    loaded, place = _open(config, set_, workspace)
-    with place.lock():
-        act = ollama.roll_back if rollback else ollama.run
-        result = act(loaded, place)
-    _print({"command": "deploy", **result})
-
-
-@app.command("chat", help="Talk to the coach, here and in private.")
-def chat(
-    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
-) -> None:
-    from coach_mlx import chat as module
-
-    module.run(*_open(config, set_, workspace))
-
-
-@app.command("config", help="Print every setting in force, as YAML.")
-def config(
-    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
-) -> None:
-    from coach_mlx.config import to_yaml
-
-    sys.stdout.write(to_yaml(_open(config, set_, workspace)[0]))
-
-
-@app.command("doctor", help="Say what is there, and what to type for what is not.")
-def doctor(
-    config: ConfigOption = None, set_: SetOption = None, workspace: WorkspaceOption = Path()
-) -> None:
-    from coach_mlx import doctor as module
-
-    _print(module.run(*_open(config, set_, workspace)))
+app.add_typer(cli_tools.app)
 
 
 def main() -> None:

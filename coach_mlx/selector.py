@@ -180,7 +180,7 @@ def choose(
             "\n".join([f"{candidate.name} was not chosen:", *(f"  {one}" for one in against),
                        "To choose it all the same: --force"])
         )  # fmt: skip
-    warnings = (*against, *_warnings(fit))
+    warnings = (*against, *_warnings(candidate, fit))
     config_edit.set_values(path, "base", _settings(candidate, config))
     before, shown = config.base.model, workspace.shown(path)
     choice = Choice(
@@ -237,8 +237,11 @@ def _reasons_against(candidate: Candidate, fit: Fit) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _warnings(fit: Fit) -> tuple[str, ...]:
+def _warnings(candidate: Candidate, fit: Fit) -> tuple[str, ...]:
     found = []
+    private = candidate.of_use("private")
+    if private.verdict == "conditional":
+        found.append(f"its licence allows private use with a condition: {private.why}")
     if fit.trains in ("no", "close"):
         how = "does not fit" if fit.trains == "no" else "barely fits"
         found.append(

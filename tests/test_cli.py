@@ -63,6 +63,7 @@ ROWS = [
     },
     {
         "prices",
+        "cli_options",
         "ledger",
         "slips",
         "near_duplicates",
@@ -205,6 +206,9 @@ ROWS = [
         "doctor",
         "selector",
         "lint",
+    },
+    {
+        "cli_tools",
     },
     {
         "cli",

@@ -701,6 +701,15 @@ def test_what_would_not_work_needs_force(
     assert load_config(path).base.model == unknown.base_model
 
 
+def test_a_condition_on_private_use_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = chosen(tmp_path, OWN, "qwen2.5-3b")
+    said = capsys.readouterr().err
+    assert code == 0
+    assert "allows private use with a condition: The Qwen research licence" in said
+
+
 def test_the_projects_own_config_is_only_changed_at_home(tmp_path: Path) -> None:
     packaged = PROJECT / "config" / "demo.yaml"
     before = packaged.read_bytes()
