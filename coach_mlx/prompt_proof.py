@@ -109,7 +109,8 @@ def _word(
         return "no gain shown", f"there is nothing to compare ({gain.why})"
     found = f"the score changes by {gain.difference:+.3f} on {gain.n} unseen situations"
     chance = 1.0 if gain.p_sign_flip is None else gain.p_sign_flip
-    found += f" ({_interval(gain)}; sign-flip test, p = {chance:.3f})"
+    rarity = "p < 0.001" if chance < 0.001 else f"p = {chance:.3f}"
+    found += f" ({_interval(gain)}; sign-flip test, {rarity})"
     above = gain.difference > 0 if gain.low is None else gain.low > 0
     if above and chance < P_VALUE:
         return "adopted", f"{found}, and no card became unsafe"

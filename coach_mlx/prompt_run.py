@@ -164,7 +164,7 @@ class Run:
         write_whole(self._task.folder / "candidates.json", text + "\n")
         last = candidates[-1]
         if last.fate not in ("start", "under way"):
-            console.say(f"Proposal {last.number}: {last.fate}. {last.why}".rstrip(". ") + ".")
+            console.say(f"Proposal {last.number}, {last.fate}: {last.why}.")
 
     def _wait(self, work: Coroutine[Any, Any, Made]) -> Made:
         """Raises: Halt, once anything has failed."""
