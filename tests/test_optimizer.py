@@ -7,6 +7,7 @@ import json
 import random
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,9 +100,15 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ClaudeServe
         server.__exit__(None, None, None)
 
 
+CHOSEN = [part for one in SMALL for part in ("--set", one)]
+
+
+def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return start_coach("optimize", folder, *CHOSEN, *arguments)
+
+
 def optimize(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    chosen = [part for one in SMALL for part in ("--set", one)]
-    return finished(start_coach("optimize", folder, *chosen, *arguments))
+    return finished(begin(folder, *arguments))
 
 
 def prompt_in(folder: Path) -> Path:
@@ -286,8 +293,7 @@ def test_a_disk_that_takes_no_more_ends_it_and_the_same_command_goes_on(
 ) -> None:
     claude = serve(noise(0.1, wants_lanterns))
     deal(tmp_path, 40, turns=3)
-    chosen = [part for one in SMALL for part in ("--set", one)]
-    process = start_coach("optimize", tmp_path, *chosen)
+    process = begin(tmp_path)
     while not list(tmp_path.glob("output/optimize/*/start.md")):
         time.sleep(0.005)
     (folder,) = tmp_path.glob("output/optimize/*")
@@ -316,12 +322,12 @@ def test_killed_again_and_again_it_ends_the_same_and_pays_for_no_call_twice(
     claude = serve(noise(0.15, wants_lanterns))
     claude.latency = 0.02
     deal(torn, 40, turns=3)
-    chosen = [part for one in (*SMALL, "calls.concurrency=4") for part in ("--set", one)]
+    slowly = ("--set", "calls.concurrency=4")
     rng = random.Random(3)
     kills = 0
     while True:
         goal = claude.messages + rng.randint(10, 60)
-        process = start_coach("optimize", torn, *chosen)
+        process = begin(torn, *slowly)
         while claude.messages < goal and process.poll() is None:
             time.sleep(0.002)
         if process.poll() is None:
@@ -332,7 +338,7 @@ def test_killed_again_and_again_it_ends_the_same_and_pays_for_no_call_twice(
         if process.returncode == 0:
             break
     assert kills >= 4
-    code, found, said = optimize(torn, "--set", "calls.concurrency=4")
+    code, found, said = optimize(torn, *slowly)
     assert code == 0
     assert "already complete" in said
     same = ("verdict", "best", "gain", "proposals")
@@ -419,8 +425,7 @@ def test_a_prompt_changed_by_hand_while_it_ran_is_left_as_it_is(
 ) -> None:
     claude = serve(noise(0.1, wants_lanterns))
     deal(tmp_path, 40, turns=3)
-    chosen = [part for one in SMALL for part in ("--set", one)]
-    process = start_coach("optimize", tmp_path, *chosen)
+    process = begin(tmp_path)
     while claude.messages < 20 and process.poll() is None:
         time.sleep(0.01)
     mine = SHIPPED + "\nMine.\n"
@@ -476,8 +481,7 @@ def test_it_writes_nothing_outside_the_workspace_and_connects_to_the_service_alo
     monkeypatch.setenv("COACH_TEST_LOG", str(tmp_path / "opened"))
     deal(work, 40, turns=3)
     script = PROJECT / "tests" / "one_service.py"
-    chosen = [part for one in SMALL for part in ("--set", one)]
-    process = start("optimize", "--workspace", str(work), *chosen, script=script)
+    process = start("optimize", "--workspace", str(work), *CHOSEN, script=script)
     code, _, said = finished(process)
     assert code == 0, said
     assert [path for path in home.rglob("*") if "matplotlib" not in str(path)] == []
@@ -492,8 +496,7 @@ def test_ctrl_c_takes_in_what_is_paid_for_and_ends_with_130(
     claude = serve(noise(0.1, wants_lanterns))
     claude.latency = 0.1
     deal(tmp_path, 40, turns=3)
-    chosen = [part for one in SMALL for part in ("--set", one)]
-    process = start_coach("optimize", tmp_path, *chosen)
+    process = begin(tmp_path)
     while claude.messages < 30 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -512,9 +515,8 @@ def test_a_second_ctrl_c_waits_for_nothing(
 ) -> None:
     claude = serve(noise(0.1, wants_lanterns))
     deal(tmp_path, 40, turns=3)
-    chosen = [part for one in SMALL for part in ("--set", one)]
     claude.latency = 300.0
-    process = start_coach("optimize", tmp_path, *chosen)
+    process = begin(tmp_path)
     while claude.messages < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
