@@ -27,6 +27,33 @@ def test_every_command_the_readme_names_exists(capsys: pytest.CaptureFixture[str
         assert script in TRACKED
 
 
+def typed_in(text: str) -> list[tuple[str, str]]:
+    """Commands with what follows them: in fenced lines, and in backticks."""
+    found = []
+    for place, block in enumerate(text.split("```")):
+        begins = r"^(?:\$ )?" if place % 2 else "`"
+        found += re.findall(rf"{begins}coach ([a-z][a-z-]*)((?: [^`#\n]*)?)", block, re.M)
+    return found
+
+
+def test_every_command_and_option_the_docs_and_skills_type_exists(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [path for path in TRACKED if re.match(r"(docs|skills)/.*\.md$", path)]
+    typed = [one for path in paths for one in typed_in((PROJECT / path).read_text())]
+    assert len(typed) > 100
+    for command in sorted({name for name, _ in typed}):
+        assert cli._run([command, "--help"]) == 0, command
+        known = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+        options = {
+            option
+            for name, rest in typed
+            if name == command
+            for option in re.findall(r"--[a-z][\w-]*", rest)
+        }
+        assert options <= known, command
+
+
 def test_the_readmes_tree_is_the_tree() -> None:
     tree = README.split("## The tree")[1].split("```")[1]
     modules = set(re.findall(r"^  (\w+\.\w+) ", tree, re.M))
@@ -50,7 +77,7 @@ def test_the_architecture_shows_the_rows_that_hold() -> None:
 def test_every_setting_the_docs_name_exists() -> None:
     sections = {name: type(value) for name, value in Config() if isinstance(value, Section)}
     known = {f"{section}.{key}" for section, kind in sections.items() for key in kind.model_fields}
-    docs = ("architecture", "assess", "evaluate", "generate", "pitfalls", "select")
+    docs = ("architecture", "assess", "evaluate", "generate", "optimize", "pitfalls", "select")
     for path in ("README.md", *(f"docs/{name}.md" for name in docs)):
         text = (PROJECT / path).read_text(encoding="utf-8")
         named = re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_]+)", text)
