@@ -50,7 +50,7 @@ MATERIAL = (
     ("scenarios", "taxonomy", "The taxonomy becomes scenario cards, by exact quotas."),
     ("generate", "generator", "Scenario cards become conversations, written by chat models."),
     ("assess", "assessor", "A judge reads conversations against the rubric."),
-    ("optimize", "optimizer", "GEPA searches for a better coach's prompt, which must prove itself."),
+    ("optimize", "optimizer", "GEPA searches for a better prompt, which must prove itself."),
 )
 STAGES = (
     ("dataset", "dataset", "Conversations become training data and a holdout."),
