@@ -11,4 +11,5 @@ cd "$ROOT"
 "$COACH_BIN/mypy"
 "$COACH_BIN/coach" lint-data reference/*.jsonl config/{input-taxonomy,personas,rubric,probes,crisis-resources}.yaml
 # A file's tests share what they made, so they stay in one process; four processes hold four models.
-exec "$COACH_BIN/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+# In the order of their names the long ones begin early.
+exec "$COACH_BIN/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
