@@ -17,7 +17,7 @@ from coach_mlx.calls import Call, split_name
 from coach_mlx.config import Config
 from coach_mlx.dialogue import Cast
 from coach_mlx.errors import INTERRUPTED, Stopped
-from coach_mlx.judge import Judge
+from coach_mlx.judge import Judge, together
 from coach_mlx.llm import IN_PROCESS, Models
 from coach_mlx.prompt_cards import Parts
 from coach_mlx.prompt_search import Budget, Candidate, Halt, best, search
@@ -133,13 +133,10 @@ class Run:
         cards = self._task.cards.verify
         if prompt == self._task.prompt:
             return [], []
-        pairs = [(text, card) for card in cards for text in (self._task.prompt, prompt)]
+        pairs = [(text, card) for text in (self._task.prompt, prompt) for card in cards]
         with console.progress("prove", len(pairs), "conversations") as self._bar:
-            await _all([self.trials.of(text, card) for text, card in pairs])
-        return (
-            [await self.trials.of(self._task.prompt, card) for card in cards],
-            [await self.trials.of(prompt, card) for card in cards],
-        )
+            tried = await together([self.trials.of(text, card) for text, card in pairs])
+        return tried[: len(cards)], tried[len(cards) :]
 
     def _advance(self) -> None:
         ledger = self._models.ledger
@@ -159,6 +156,12 @@ class Run:
         return self._wait(self._models.ask(call)).text or ""
 
     def changed(self, candidates: Sequence[Candidate]) -> None:
+        """GEPA swallows what a callback raises, and a full disk must end the search: so this is
+        waited for like the rest.
+        """
+        self._wait(self._write_down(candidates))
+
+    async def _write_down(self, candidates: Sequence[Candidate]) -> None:
         lines = [one.model_dump(mode="json") for one in candidates]
         text = json.dumps(lines, ensure_ascii=False, indent=1)
         write_whole(self._task.folder / "candidates.json", text + "\n")
@@ -185,11 +188,3 @@ class Run:
 
 def _as_exception(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else Stopped(INTERRUPTED)
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, Trial]]) -> None:
-    """An error is raised when everything has ended, so that no paid answer is lost."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -322,18 +322,11 @@ class Tree:
                 why="; ".join(wrong),
             )
         )
-        self._tell()
+        self._world.changed(self.candidates)
 
     def _update(self, number: int, **facts: Any) -> None:
         self.candidates[number] = self.candidates[number].model_copy(update=facts)
-        self._tell()
-
-    def _tell(self) -> None:
-        """GEPA swallows what a callback raises; a full disk must end the search."""
-        try:
-            self._world.changed(self.candidates)
-        except Exception as error:
-            self._world.fail(error)
+        self._world.changed(self.candidates)
 
     # GEPA's callbacks; the ones that are not here it does without.
 

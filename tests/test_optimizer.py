@@ -107,6 +107,12 @@ def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     return start_coach("optimize", folder, *CHOSEN, *arguments)
 
 
+def until(process: "subprocess.Popen[str]", reached: Callable[[], bool]) -> None:
+    """Wait for that, or for the end."""
+    while not reached() and process.poll() is None:
+        time.sleep(0.002)
+
+
 def optimize(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return finished(begin(folder, *arguments))
 
@@ -294,8 +300,7 @@ def test_a_disk_that_takes_no_more_ends_it_and_the_same_command_goes_on(
     claude = serve(noise(0.1, wants_lanterns))
     deal(tmp_path, 40, turns=3)
     process = begin(tmp_path)
-    while not list(tmp_path.glob("output/optimize/*/start.md")):
-        time.sleep(0.005)
+    until(process, lambda: bool(list(tmp_path.glob("output/optimize/*/start.md"))))
     (folder,) = tmp_path.glob("output/optimize/*")
     blocked = folder / "candidates.json.partial"
     blocked.mkdir()
@@ -328,8 +333,7 @@ def test_killed_again_and_again_it_ends_the_same_and_pays_for_no_call_twice(
     while True:
         goal = claude.messages + rng.randint(10, 60)
         process = begin(torn, *slowly)
-        while claude.messages < goal and process.poll() is None:
-            time.sleep(0.002)
+        until(process, lambda goal=goal: claude.messages >= goal)
         if process.poll() is None:
             process.kill()
             kills += 1
@@ -426,8 +430,7 @@ def test_a_prompt_changed_by_hand_while_it_ran_is_left_as_it_is(
     claude = serve(noise(0.1, wants_lanterns))
     deal(tmp_path, 40, turns=3)
     process = begin(tmp_path)
-    while claude.messages < 20 and process.poll() is None:
-        time.sleep(0.01)
+    until(process, lambda: claude.messages >= 20)
     mine = SHIPPED + "\nMine.\n"
     prompt_in(tmp_path).parent.mkdir(exist_ok=True)
     prompt_in(tmp_path).write_text(mine)
@@ -497,8 +500,7 @@ def test_ctrl_c_takes_in_what_is_paid_for_and_ends_with_130(
     claude.latency = 0.1
     deal(tmp_path, 40, turns=3)
     process = begin(tmp_path)
-    while claude.messages < 30 and process.poll() is None:
-        time.sleep(0.01)
+    until(process, lambda: claude.messages >= 30)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -517,8 +519,7 @@ def test_a_second_ctrl_c_waits_for_nothing(
     deal(tmp_path, 40, turns=3)
     claude.latency = 300.0
     process = begin(tmp_path)
-    while claude.messages < 3 and process.poll() is None:
-        time.sleep(0.01)
+    until(process, lambda: claude.messages >= 3)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
