@@ -28,7 +28,7 @@ from coach_mlx.replay import (
     tell,
 )
 from coach_mlx.simulated import talk_freely, to_do
-from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, append_line, read_appended
 
 BYTES_PER_TOKEN = 2
 """At least, of what people write in alphabets; for the room that a talk may take."""
@@ -65,10 +65,7 @@ class Answers:
         self.losses = self._read_losses()
 
     def _read_losses(self) -> dict[tuple[str, str], LossRecord]:
-        drop_torn_line(self.losses_path)
-        if not self.losses_path.is_file() or not self.losses_path.stat().st_size:
-            return {}
-        lines = read_records(self.losses_path, LossRecord)
+        lines = read_appended(self.losses_path, LossRecord)
         return {(one.asked, one.script): one for one in lines}
 
     def any_seen(self) -> bool:

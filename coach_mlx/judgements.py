@@ -30,7 +30,7 @@ from coach_mlx.requirements import ask_requirements, questions, requirement_call
 from coach_mlx.rubric import CRITERIA, Rubric
 from coach_mlx.scoring import compute_score, settled
 from coach_mlx.votes import decide
-from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, append_line, read_appended
 
 REQUIREMENT_WORDS = 40
 """Of an answer to one of a probe's questions."""
@@ -219,10 +219,7 @@ class Panel:
         return one.conversation.id, one.script.id, self.judge.recipe, asked
 
     def _done(self) -> dict[Key, Judgement]:
-        drop_torn_line(self._path)
-        if not self._path.is_file() or not self._path.stat().st_size:
-            return {}
-        lines = read_records(self._path, Judgement)
+        lines = read_appended(self._path, Judgement)
         for number, one in enumerate(lines, start=1):
             if one.seal != one.own_seal:
                 raise DataError(

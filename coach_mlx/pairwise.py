@@ -33,7 +33,7 @@ from coach_mlx.quote import Estimated
 from coach_mlx.rates import wilson_interval
 from coach_mlx.records import Message, Record, content_hash, words_id
 from coach_mlx.votes import unusable
-from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, append_line, read_appended
 
 ANSWER_WORDS = 120
 """Of an answer: quotations of two talks, reasoning, and the JSON around them."""
@@ -187,10 +187,7 @@ def _key(pair: Pair, judge: Judge) -> Key:
 
 
 def read_choices(path: Path) -> dict[Key, ChoiceRecord]:
-    drop_torn_line(path)
-    if not path.is_file() or not path.stat().st_size:
-        return {}
-    lines = read_records(path, ChoiceRecord)
+    lines = read_appended(path, ChoiceRecord)
     return {(one.one, one.other, one.recipe, one.prompt): one for one in lines}
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from coach_mlx.comparison import Agreement, Estimate, SideBySide, share
 from coach_mlx.rates import cohens_kappa
 from coach_mlx.records import SAFETY, Record, words_id
-from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, append_line, read_appended
 
 Side = Literal["before", "after", "tie"]
 
@@ -40,11 +40,7 @@ class SpotCheck(Record):
 
 def read_checks(workspace: Workspace) -> list[SpotCheck]:
     """Every answer, the last one last."""
-    path = workspace.spot_checks
-    drop_torn_line(path)
-    if not path.is_file() or not path.stat().st_size:
-        return []
-    return read_records(path, SpotCheck)
+    return read_appended(workspace.spot_checks, SpotCheck)
 
 
 def keep(workspace: Workspace, record: SpotCheck) -> None:

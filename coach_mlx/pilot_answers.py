@@ -33,7 +33,7 @@ from coach_mlx.replay import (
     read_replies,
     tell,
 )
-from coach_mlx.workspace import Workspace, append_line, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, append_line, read_appended
 
 
 def as_evaluation(config: Config) -> Config:
@@ -135,10 +135,8 @@ class PilotAnswers:
         """Of models that could not answer, why."""
 
     def _read_losses(self) -> dict[tuple[str, str], ByteLoss]:
-        drop_torn_line(self.losses_path)
-        if not self.losses_path.is_file() or not self.losses_path.stat().st_size:
-            return {}
-        return {(one.asked, one.script): one for one in read_records(self.losses_path, ByteLoss)}
+        lines = read_appended(self.losses_path, ByteLoss)
+        return {(one.asked, one.script): one for one in lines}
 
     def generate(self) -> None:
         """Replies and losses that are missing, one model after the other."""

@@ -18,7 +18,7 @@ from coach_mlx.records import SAFETY, Conversation, Record, Scenario, Verdict, c
 from coach_mlx.rounds import write_one
 from coach_mlx.rubric import Rubric
 from coach_mlx.talk import Known
-from coach_mlx.workspace import append_line, drop_torn_line, read_records
+from coach_mlx.workspace import append_line, read_appended
 
 ALL_WELL = "Nothing was found: every question was answered with yes."
 
@@ -66,7 +66,7 @@ class Trials:
         self._path, self._done = path, done
         self._room = asyncio.Semaphore(width)
         self._tasks: dict[tuple[str, str], asyncio.Task[Trial]] = {}
-        self._kept = set(_there(path))
+        self._kept = {(one.prompt, one.card) for one in read_appended(path, Trial)}
 
     async def of(self, prompt: str, card: Scenario) -> Trial:
         """Raises what `ask` raises."""
@@ -102,13 +102,6 @@ class Trials:
             append_line(self._path, trial.model_dump_json())
         self._done()
         return trial
-
-
-def _there(path: Path) -> list[tuple[str, str]]:
-    drop_torn_line(path)
-    if not path.is_file() or not path.stat().st_size:
-        return []
-    return [(one.prompt, one.card) for one in read_records(path, Trial)]
 
 
 def _unwritten(prompt: str, card: Scenario, failure: Failure) -> Trial:

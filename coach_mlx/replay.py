@@ -18,7 +18,7 @@ from coach_mlx.errors import INTERRUPTED, DataError, Stopped
 from coach_mlx.mlx_replies import Asked, Reply
 from coach_mlx.probes import Probe
 from coach_mlx.records import Conversation, Message, Record, Risk, content_hash
-from coach_mlx.workspace import append_line, drop_torn_line, read_records
+from coach_mlx.workspace import append_line, read_appended
 
 NOTHING = "…"
 """Stands in a talk for a reply without a word."""
@@ -159,11 +159,8 @@ def seal(before: str, record: Mapping[str, Any]) -> str:
 
 def read_replies(path: Path) -> dict[Key, ReplyRecord]:
     """Every reply that was given. Raises: DataError for a line that is not as it was written."""
-    drop_torn_line(path)
-    if not path.is_file() or not path.stat().st_size:
-        return {}
     found: dict[Key, ReplyRecord] = {}
-    for number, one in enumerate(read_records(path, ReplyRecord), start=1):
+    for number, one in enumerate(read_appended(path, ReplyRecord), start=1):
         before = found.get((one.asked, one.script, one.repeat, one.turn - 1))
         if (one.turn > 1 and before is None) or one.seal != seal(
             before.seal if before else "", one.model_dump()

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from coach_mlx.records import Verdict
-from coach_mlx.workspace import Workspace, drop_torn_line, read_records
+from coach_mlx.workspace import Workspace, read_appended
 
 PERSON = "person/"
 
@@ -68,8 +68,7 @@ def read_verdicts(workspace: Workspace) -> list[Verdict] | None:
     path = workspace.assessments
     if not path.exists():
         return None
-    drop_torn_line(path)
-    return read_records(path, Verdict) if path.stat().st_size else []
+    return read_appended(path, Verdict)
 
 
 def standings(verdicts: Iterable[Verdict]) -> dict[str, Standing]:

@@ -375,6 +375,13 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(handle.fileno())
 
 
+def read_appended(path: Path, kind: type[Kind]) -> list[Kind]:
+    """All records of a file that grows; none where it is not there or empty. Raises: DataError."""
+    drop_torn_line(path)
+    there = path.is_file() and path.stat().st_size > 0
+    return read_records(path, kind) if there else []
+
+
 def drop_torn_line(path: Path) -> None:
     """Cut off what a kill left of the last line, and say so; a whole one only lacks its end."""
     if not path.is_file():
