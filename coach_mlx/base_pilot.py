@@ -13,6 +13,8 @@ from typing import Any
 
 from coach_mlx import arms, crisis, gpu, mlx_runtime, quote
 from coach_mlx.base_models import Candidate
+from coach_mlx.base_pilot_answers import PilotAnswers, as_evaluation, losses_of, read_pilot_material
+from coach_mlx.base_pilot_models import find_models
 from coach_mlx.base_ranking import Answered, Ranking, rank
 from coach_mlx.base_rationale import Pilot
 from coach_mlx.config import Config
@@ -21,8 +23,6 @@ from coach_mlx.evidence import Evidence, look
 from coach_mlx.judgements import REPLY_WORDS, Panel
 from coach_mlx.judging import require_leave, say_who_judges, writers_of
 from coach_mlx.material import Material, longest_reply
-from coach_mlx.pilot_answers import PilotAnswers, as_evaluation, losses_of, read_pilot_material
-from coach_mlx.pilot_models import find_models
 from coach_mlx.rubric import RUBRIC, load_rubric
 from coach_mlx.workspace import Workspace
 

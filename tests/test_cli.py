@@ -161,7 +161,7 @@ ROWS = [
         "simulated",
         "prompt_trials",
         "base_table",
-        "pilot_models",
+        "base_pilot_models",
     },
     {
         "judgements",
@@ -178,7 +178,7 @@ ROWS = [
         "measures",
         "safety",
         "prompt_report",
-        "pilot_answers",
+        "base_pilot_answers",
         "base_ranking",
     },
     {

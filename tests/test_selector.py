@@ -35,12 +35,12 @@ from coach_mlx import (
 )
 from coach_mlx.base_fit import Data, longest_of
 from coach_mlx.base_models import CATALOGUE, Candidate, find_candidate, load_catalogue
+from coach_mlx.base_pilot_answers import cut, first_turns, shows_early
+from coach_mlx.base_pilot_models import download_bytes
 from coach_mlx.base_rationale import read_rationale
 from coach_mlx.config import Config, load_config
 from coach_mlx.errors import BackendError, ConfigError, DataError, ToolError
 from coach_mlx.model_facts import cache_bytes_per_token
-from coach_mlx.pilot_answers import cut, first_turns, shows_early
-from coach_mlx.pilot_models import download_bytes
 from coach_mlx.replay import Script
 from coach_mlx.workspace import PROJECT, Workspace, read_jsonl, write_whole
 

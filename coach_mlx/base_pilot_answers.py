@@ -15,11 +15,11 @@ from typing import Any
 from coach_mlx import console, mlx_runtime
 from coach_mlx.answers import BYTES_PER_TOKEN, TURN_TOKENS
 from coach_mlx.arms import OpenArm
+from coach_mlx.base_pilot_models import PilotModel, require_room
 from coach_mlx.chat_format import encode_conversation, split_conversation
 from coach_mlx.config import Config
 from coach_mlx.errors import DataError, ToolError
 from coach_mlx.material import Material, longest_reply, read_material
-from coach_mlx.pilot_models import PilotModel, require_room
 from coach_mlx.records import Conversation, Record, content_hash
 from coach_mlx.replay import (
     SEAL_DIGITS,
