@@ -170,8 +170,8 @@ def _require_money(task: Task, workspace: Workspace) -> None:
         ledger.close()
     if usd > left:
         raise ConfigError(
-            f"Three proposals and the proof would cost about ${usd:.2f}, and ${left:.2f} of the "
-            f"budget is left: nothing could come of it, and nothing was spent. Type: coach "
+            f"Three proposals and the proof would cost about ${usd:.2f}, and ${max(left, 0.0):.2f} "
+            f"of the budget is left: nothing could come of it, and nothing was spent. Type: coach "
             f"optimize --quote; then --set calls.budget_usd=… or models on this machine "
             "(generate.coach, generate.client, assess.judge, optimize.reflection = ollama/NAME)."
         )
